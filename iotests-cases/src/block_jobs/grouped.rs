@@ -281,7 +281,7 @@ const STILL_HAS_ITS_BITMAP: KnownBug = known(
 /// See docs/qemu-findings.md.
 const FREED: KnownBug = known(
     "the node of a drive that has gone is freed while the backup of it takes its filter out",
-    "died of SIG",
+    "bs->quiesce_counter > 0' failed",
     since(8, 0),
 )
 .fixed_in(["10.0.13", "10.1"])
@@ -295,7 +295,8 @@ const MOVED: KnownBug = known(
     since_release(10, 0, 3),
 )
 .fixed_in(["10.1"])
-.only(&[&["in-an-iothread", "whose-job-runs"]]);
+.only(&[&["in-an-iothread", "whose-job-runs"]])
+.intermittent();
 
 /// With a drive that is unplugged goes a backup that runs, and the one that has waited for it; one that waits itself is left alone.
 #[case(

@@ -81,10 +81,11 @@ rows! {
         "Failed to read bitmap directory";
     "no-table" => |it| Be64(it.entry, 0), CONSTRAINTS;
     "unaligned-table" => |it| Be64(it.entry, it.table + 512), CONSTRAINTS;
-    "table-behind-the-file" => |it| Be64(it.entry, FAR), "bitmap", known_bugs = [EMPTIED],
+    "table-behind-the-file" => |it| Be64(it.entry, FAR),
+        "Could not read bitmap_table table from image", known_bugs = [EMPTIED],
         groups = [QUICK];
     "empty-table" => |it| Be32(it.entry + 8, 0), CONSTRAINTS;
-    "long-table" => |it| Be32(it.entry + 8, 2), "bitmap";
+    "long-table" => |it| Be32(it.entry + 8, 2), "Could not read bitmap 'b0' from image";
     "huge-table" => |it| Be32(it.entry + 8, 0x7fff_ffff), CONSTRAINTS, groups = [QUICK];
     "reserved-flags" => |it| Be32(it.entry + 12, 1 << 31), CONSTRAINTS;
     "unknown-type" => |it| Bytes(it.entry + 16, &[2]), CONSTRAINTS;
@@ -93,10 +94,12 @@ rows! {
     "no-name" => |it| Be16(it.entry + 18, 0), "Broken bitmap directory";
     "long-name" => |it| Be16(it.entry + 18, 0xffff), "Broken bitmap directory", groups = [QUICK];
     "extra-data" => |it| Be32(it.entry + 20, 8), "Broken bitmap directory", groups = [QUICK];
-    "unaligned-bits" => |it| Be64(it.table, 512), "bitmap";
-    "bits-behind-the-file" => |it| Be64(it.table, FAR), "bitmap", known_bugs = [EMPTIED],
+    "unaligned-bits" => |it| Be64(it.table, 512), "Could not read bitmap_table table from image";
+    "bits-behind-the-file" => |it| Be64(it.table, FAR),
+        "Could not read bitmap_table table from image", known_bugs = [EMPTIED],
         groups = [QUICK];
-    "bits-beyond-56-bits" => |it| Be64(it.table, 1 << 56), "bitmap";
+    "bits-beyond-56-bits" => |it| Be64(it.table, 1 << 56),
+        "Could not read bitmap_table table from image";
 }
 
 /// Opening an image with damaged bitmaps fails with the reason, and leaves the image alone.

@@ -243,15 +243,16 @@ async fn waits_for_a_write(t: &mut Test) -> CaseResult {
     let vm = t.host().blockdev(node).launch().await?;
     let client = vm.export("disk").writable().await?.client().await?;
 
-    let write = async { Ok(client.write(place.start, vec![0x22; CLUSTER as usize]).await?) };
+    let write = async {
+        client.write(place.start, vec![0x22; CLUSTER as usize]).await?;
+        CaseResult::Ok(())
+    };
     let snapshot = async {
         served.wait_write(host.clone()).await?;
         let snapshot = vm.internal_snapshot("disk", "then");
         assert_waits_for_write(&vm, &served, snapshot).await
     };
-    let (written, taken): (CaseResult, CaseResult) = tokio::join!(write, snapshot);
-    taken?;
-    written?;
+    tokio::try_join!(write, snapshot)?;
 
     client.write(place.start, vec![0x33; 512]).await?;
     client.disconnect().await?;

@@ -199,15 +199,16 @@ async fn waits_for_a_write(t: &mut Test, thread: &Option<&str>) -> CaseResult {
     }
     let client = export.await?.client().await?;
 
-    let write = async { Ok(client.write(place.start, vec![0x22; CLUSTER as usize]).await?) };
+    let write = async {
+        client.write(place.start, vec![0x22; CLUSTER as usize]).await?;
+        CaseResult::Ok(())
+    };
     let snapshot = async {
         served.wait_write(place.clone()).await?;
         let snapshot = vm.snapshot("disk", "over");
         assert_waits_for_write(&vm, &served, snapshot).await
     };
-    let (written, put): (CaseResult, CaseResult) = tokio::join!(write, snapshot);
-    put?;
-    written?;
+    tokio::try_join!(write, snapshot)?;
 
     client.write(place.start, vec![0x33; CLUSTER as usize]).await?;
     vm.snapshot("disk", "next").expect_error("Node 'disk' is busy").await?;

@@ -154,14 +154,16 @@ pub struct Evidence {
 }
 
 impl Attempt {
-    /// Whether this text is in the failure, the last output of a machine, a death, or the headline
-    /// of a hang.
+    /// Whether this text is in the failure, the last output of a machine, a death, or what is said
+    /// of a machine that hangs.
     pub(crate) fn says(&self, text: &str) -> bool {
         let failed = self.failure.as_ref().is_some_and(|failure| {
             let printed = failure.machines.iter().map(|machine| &machine.stderr_tail);
             std::iter::once(&failure.message).chain(printed).any(|said| said.contains(text))
         });
-        let hangs = self.hang.as_ref().is_some_and(|hang| hang.headline.contains(text));
+        // What follows is what the case waits for.
+        let hanging = self.hang.as_ref().and_then(|hang| hang.headline.split_once("; "));
+        let hangs = hanging.is_some_and(|(machine, _)| machine.contains(text));
         failed || hangs || self.deaths.iter().any(|death| death.headline().contains(text))
     }
 
@@ -472,10 +474,11 @@ mod tests {
     fn a_hang_says_what_hangs() {
         let mut attempt = attempt(&[Hang]);
         attempt.hang = Some(HangReport {
-            headline: "vm hangs: its monitor does not answer".to_owned(),
+            headline: "vm hangs: its monitor does not answer; the case waits for a job".to_owned(),
             ..HangReport::default()
         });
         assert!(attempt.says("its monitor does not answer"));
+        assert!(!attempt.says("a job"));
         assert!(!attempt.says("stopped by a signal"));
     }
 

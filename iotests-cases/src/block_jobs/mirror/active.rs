@@ -236,9 +236,9 @@ async fn while_a_mirror_starts_is_left_alone(t: &mut Test) -> CaseResult {
             stop.store(true, Ordering::Relaxed);
             ready.map(|()| job)
         };
-        let (last, job) = tokio::join!(writes, mirror);
-        byte = last?;
-        check!(job?.cancel().await?.outcome == Outcome::Completed);
+        let (last, job) = tokio::try_join!(writes, mirror)?;
+        byte = last;
+        check!(job.cancel().await?.outcome == Outcome::Completed);
         vm.node("copy").assert_reads(&[(byte, 0..SIZE)]).await?;
     }
     client.disconnect().await?;
@@ -344,9 +344,7 @@ async fn in_flight_when_the_job_ends_is_waited_for(
         let order = vm.cmd(verb, json!({"device": job.id()}));
         vm.while_in_flight(order, || go.set()).await.map(drop)
     };
-    let (write, end) = tokio::join!(write, end);
-    write?;
-    end?;
+    tokio::try_join!(write, end)?;
     job.wait().await?;
 
     let node = if *verb == "block-job-complete" {

@@ -115,7 +115,7 @@ const HANGS: KnownBug = known(
 .intermittent();
 
 /// The same holds when the target is a QED image. (By itself: it takes all of its time where it hangs.)
-#[case(formats = [QED], host = System, budget = secs(10), known_bugs = [HANGS])]
+#[case(formats = [QED], host = System, budget = secs(30), known_bugs = [HANGS])]
 async fn follow_the_policy_onto_qed_in_an_iothread(t: &mut Test) -> CaseResult {
     let row = Injected {
         operation: "read",

@@ -3,26 +3,29 @@
 use super::*;
 use crate::served::Served;
 
-/// A reopening of `other`, with a filter above its file or not, and why it is refused.
+/// A reopening of `other`, why it is refused, and the chain and the file that it then has.
 struct Change {
     change: fn(Node) -> Node,
-    filtered: bool,
     refused: Option<&'static str>,
+    chain: &'static str,
+    file: &'static str,
 }
 
 rows! {
-    CHANGES: Change { change, filtered, refused };
-    "gets-a-backing-node" => |node| node.backing("base"), false, None;
-    "gets-a-filter-above-its-file" => |node| node.file("limit"), true, None,
+    CHANGES: Change { change, refused, chain, file };
+    "gets-a-backing-node" => |node| node.backing("base"), None, "other -> base", BELOW;
+    "gets-a-filter-above-its-file" => |node| node.file(FILTER), None, "other", FILTER,
         needs = [Driver("throttle")];
-    "gets-another-option" => |node| node.set("detect-zeroes", "on"), false, None;
-    "gets-smaller-caches" => |node| node.set("cache-size", 2 * CLUSTER), false, None;
-    "stays-as-it-is" => |node| node, false, None;
-    "is-to-be-read-only" => |node| node.read_only(true), false, Some(READ_ONLY);
-    "is-to-get-an-unknown-file" => |node| node.file("nowhere"), false,
-        Some("Cannot find device='' nor node-name='nowhere'");
+    "gets-another-option" => |node| node.set("detect-zeroes", "on"), None, "other", BELOW;
+    "gets-smaller-caches" => |node| node.set("cache-size", 2 * CLUSTER), None, "other", BELOW;
+    "stays-as-it-is" => |node| node, None, "other", BELOW;
+    "is-to-be-read-only" => |node| node.read_only(true), Some(READ_ONLY), "other", BELOW;
+    "is-to-get-an-unknown-file" => |node| node.file("nowhere"),
+        Some("Cannot find device='' nor node-name='nowhere'"), "other", BELOW;
 }
 
+const BELOW: &str = "other-file";
+const FILTER: &str = "limit";
 const READ_ONLY: &str = "cannot support read-write users";
 
 rows! {
@@ -49,8 +52,9 @@ async fn a_write_is_not_lost_when_its_node(
     t: &mut Test,
     Change {
         change,
-        filtered,
         refused,
+        chain,
+        file,
     }: &Change,
     threaded: &bool,
 ) -> CaseResult {
@@ -59,11 +63,11 @@ async fn a_write_is_not_lost_when_its_node(
     let at = map.find(&json!({"start": clusters(24..24).start, "data": true}))?;
     let at = at["offset"].as_u64().unwrap_or_default() + 6 * CLUSTER;
     // A server does not let the file grow.
-    let file = std::fs::File::options().write(true).open(images.other.filename())?;
-    file.set_len(8 * MIB)?;
+    let grown = std::fs::File::options().write(true).open(images.other.filename())?;
+    grown.set_len(8 * MIB)?;
     let served = Served::holding(t, &images.other, at..at + CLUSTER)?;
-    let node = images.other.node().no_backing().file(served.node().node_name("other-file"));
-    let limit = Node::throttle("limits", "other-file").node_name("limit");
+    let node = images.other.node().no_backing().file(served.node().node_name(BELOW));
+    let limit = Node::throttle("limits", BELOW).node_name(FILTER);
     let vm = t.host().throttle_group("limits", json!({"iops-total": 1000}));
     let vm = vm.blockdev(alone(&images.base));
     let vm = match threaded {
@@ -71,7 +75,7 @@ async fn a_write_is_not_lost_when_its_node(
         false => vm.disk(Disk::of(node)),
     };
     let vm = vm.launch().await?;
-    if *filtered {
+    if *file == FILTER {
         vm.add_node(limit).await?;
     }
     let before = vm.state().await?;
@@ -90,16 +94,14 @@ async fn a_write_is_not_lost_when_its_node(
             }
         }
     };
-    let (written, reopened) = tokio::join!(write, reopened);
-    written?;
-    reopened?;
+    tokio::try_join!(write, reopened)?;
 
-    let below = vm.assert_chain("other -> base").await.is_ok();
+    vm.assert_chain(chain).await?;
+    vm.assert_block_path("other", "/file", *file).await?;
     let own = own("other").written(0x77, WRITTEN);
-    let seen = if below {
-        own.over(&self::own("base"))
-    } else {
-        own.clone()
+    let seen = match *chain {
+        "other" => own.clone(),
+        _ => own.over(&self::own("base")),
     };
     disk.assert_reads(&seen).await?;
     disk.write(0x78, clusters(31..32)).await?;

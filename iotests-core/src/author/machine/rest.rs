@@ -3,14 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::pin::pin;
+
+use nix::unistd::{Pid, gettid};
 
 use super::running::Machine;
 use crate::author::action::Action;
 use crate::author::failure::CaseResult;
 
-/// How many looks in a row must find that no thread has run. Two would do, if the case's own
-/// servers answered within one turn of its runtime.
+/// How many looks in a row must find that no thread has run. Two would do, but for the case's own
+/// servers, which answer after some turns of its runtime.
 const LOOKS: usize = 8;
 
 /// Of each thread of a process, how often it has gone to sleep or been preempted.
@@ -34,7 +37,12 @@ impl Machine {
         let what = format!("{} to answer while a request is in flight", self.name());
         Action::new(what, async move {
             let is_sent = || self.monitor.client.outstanding().0 > 0;
-            let asleep = || pid.map_or_else(|| Some(Switches::new()), asleep);
+            let asleep = || {
+                // The case's own servers do their work in other threads.
+                let mut all = asleep(std::process::id(), Some(gettid()))?;
+                all.extend(pid.map_or_else(|| Some(Switches::new()), |pid| asleep(pid, None))?);
+                Some(all)
+            };
             release_at_rest(command, is_sent, asleep, release).await
         })
     }
@@ -79,11 +87,18 @@ async fn rest(asleep: impl Fn() -> Option<Switches>) {
     }
 }
 
-/// None if a thread is running, or about to. A process that has ended sleeps.
-fn asleep(pid: u32) -> Option<Switches> {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+/// None if a thread, other than this one, is running or about to. A process that has ended sleeps.
+fn asleep(pid: u32, except: Option<Pid>) -> Option<Switches> {
+    let threads = match fs::read_dir(format!("/proc/{pid}/task")) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Some(Switches::new()),
+        threads => threads.ok()?,
+    };
+    let except = except.map(|thread| thread.to_string());
     let mut all = Switches::new();
-    for thread in threads {
+    for thread in threads.flatten() {
+        if except.as_deref().is_some_and(|except| thread.file_name() == except) {
+            continue;
+        }
         let status = fs::read_to_string(thread.path().join("status")).ok()?;
         let field = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
@@ -167,16 +182,16 @@ mod tests {
         let script = "read go; echo on; while :; do :; done";
         let command = Command::new("sh").args(["-c", script]).stdin_piped();
         let child = command.spawn_async().await.unwrap();
-        rest(|| asleep(child.pid())).await;
-        let before = asleep(child.pid()).unwrap();
+        rest(|| asleep(child.pid(), None)).await;
+        let before = asleep(child.pid(), None).unwrap();
         assert_eq!(before.len(), 1);
         assert!(child.write("go\n"));
         child.until(|view| (view.end(Stream::Stdout) > 0).then_some(())).await.unwrap();
         // Preempted it still wants to run.
-        assert_eq!(asleep(child.pid()), None);
+        assert_eq!(asleep(child.pid(), None), None);
         child.kill();
         child.exited().await.unwrap();
-        assert!(asleep(child.pid()).is_some());
+        assert!(asleep(child.pid(), None).is_some());
     }
 
     #[tokio::test]
@@ -184,13 +199,25 @@ mod tests {
         let script = "while read go; do :; done";
         let command = Command::new("sh").args(["-c", script]).stdin_piped();
         let child = command.spawn_async().await.unwrap();
-        rest(|| asleep(child.pid())).await;
-        let before = asleep(child.pid()).unwrap();
+        rest(|| asleep(child.pid(), None)).await;
+        let before = asleep(child.pid(), None).unwrap();
         assert!(child.write("go\n"));
         // The child takes the line, and waits for the next one.
-        let asleep_again = || asleep(child.pid()).filter(|now| *now != before);
+        let asleep_again = || asleep(child.pid(), None).filter(|now| *now != before);
         rest(asleep_again).await;
         child.close_stdin();
         child.wait().await.unwrap();
+    }
+
+    #[test]
+    fn another_thread_of_this_process_counts_and_this_one_does_not() {
+        let own = std::process::id();
+        assert_eq!(asleep(own, None), None);
+        let gone = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| while !gone.load(std::sync::atomic::Ordering::Relaxed) {});
+            assert_eq!(asleep(own, Some(gettid())), None);
+            gone.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
     }
 }
