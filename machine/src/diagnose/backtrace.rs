@@ -1,6 +1,7 @@
 //! Stack traces, by whichever tool the host has.
 
 use imgtools::process::{Command, ProcessError};
+use rustix::process::{Pid, Signal, kill_process};
 use std::time::Duration;
 
 /// The tools in order of preference, with their arguments for one process.
@@ -49,4 +50,14 @@ pub(super) async fn take(pid: u32, deadline: Duration) -> Result<String, String>
         reasons.push(reason);
     }
     Err(reasons.join("; "))
+}
+
+/// Continues a process that a tool may have left stopped: tools attach by stopping it, and one that
+/// is killed before it has done so no longer continues it.
+pub(super) fn undo(pid: u32) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    if let Some(pid) = pid {
+        // It may have ended.
+        let _ = kill_process(pid, Signal::CONT);
+    }
 }

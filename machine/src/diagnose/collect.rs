@@ -124,6 +124,9 @@ impl Diagnoser {
                     .await
                     .unwrap_or_else(|_| Err("there was no time left for it".to_owned())),
             };
+            if !process.is_stopped() {
+                backtrace::undo(process.pid);
+            }
             backtraces.push(Backtrace {
                 pid: process.pid,
                 text,

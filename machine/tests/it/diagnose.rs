@@ -129,3 +129,18 @@ async fn stacks_are_taken_where_a_debugger_is() {
     // It was let go again.
     daemon.shutdown().await.unwrap();
 }
+
+/// A tool that is killed while it attaches would leave the process stopped, which then misses
+/// every signal but SIGKILL.
+#[tokio::test]
+async fn a_backtrace_that_is_cut_short_leaves_no_process_stopped() {
+    let Some(tool) = daemon() else { return };
+    for microseconds in (0..40).map(|turn| 500 * turn) {
+        let mut deadlines = Deadlines::default();
+        deadlines.diagnose_backtrace = Duration::from_micros(microseconds);
+        let builder = StorageDaemon::builder(tool.clone()).deadlines(deadlines);
+        let daemon = builder.launch().await.unwrap();
+        daemon.diagnose().await;
+        daemon.shutdown().await.unwrap();
+    }
+}
