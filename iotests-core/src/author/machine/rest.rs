@@ -215,7 +215,11 @@ mod tests {
         assert_eq!(asleep(own, None), None);
         let gone = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
-            scope.spawn(|| while !gone.load(std::sync::atomic::Ordering::Relaxed) {});
+            scope.spawn(|| {
+                while !gone.load(std::sync::atomic::Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
             assert_eq!(asleep(own, Some(gettid())), None);
             gone.store(true, std::sync::atomic::Ordering::Relaxed);
         });
