@@ -1,6 +1,7 @@
 //! Files behind an NBD server of our own, which keeps requests back until the case lets them go: what a
 //! job meets on its way is there for certain, without a race.
 
+use std::fs::File;
 use std::ops::Range;
 
 use iotests_core::author::TestFile;
@@ -9,6 +10,8 @@ use nbd::proto::CommandType;
 use nbd::server::backend::FileBackend;
 use nbd::server::plan::Range as Place;
 use nbd::server::{Action as Fault, Event, Export, FaultPlan, On, Rule, Server};
+
+use crate::json::items;
 
 /// The switch of all rules here, unless each has its own.
 const GO: &str = "go";
@@ -25,7 +28,31 @@ impl Served {
         Served::with(t, image, FaultPlan::new().rule(held(&range, GO)))
     }
 
-    /// The same for several ranges, each of which is [let go](Served::release_one) by itself.
+    /// Keeps back the answer to the first write to this cluster of a qcow2 image, in which it has data, so that it is
+    /// written to where it is; also returns its place in the file. The file gets room: that of a server does not
+    /// grow.
+    pub(crate) async fn holding_cluster(
+        t: &Test,
+        image: &Image,
+        guest: u64,
+    ) -> CaseResult<(Served, Range<u64>)> {
+        let map = image.own_map().json().await?;
+        let entries = items(&map, "")?.iter().filter(|entry| entry["data"] == true);
+        let mut places = entries.filter_map(|entry| {
+            let [start, length, offset] =
+                ["start", "length", "offset"].map(|name| entry[name].as_u64());
+            let inside = guest.checked_sub(start?)?;
+            (inside < length?).then_some(offset? + inside)
+        });
+        let start =
+            places.next().ok_or_else(|| Failure::new("there is no data in this cluster"))?;
+        let file = File::options().write(true).open(image.filename())?;
+        file.set_len(file.metadata()?.len() + 8 * MIB)?;
+        let place = start..start + CLUSTER;
+        Ok((Served::holding(t, image, place.clone())?, place))
+    }
+
+    /// As [`Served::holding`] for several ranges, each of which is [let go](Served::release_one) by itself.
     pub(crate) fn holding_each(
         t: &Test,
         image: &Image,

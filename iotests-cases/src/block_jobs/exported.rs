@@ -5,6 +5,7 @@ use std::ops::Range;
 use iotests_core::prelude::*;
 
 use super::HELD;
+use crate::threads::CLIENT_LEAVES;
 
 defaults! { formats = [QCOW2], groups = [QUICK, EXPORT], host = Qsd }
 
@@ -41,13 +42,7 @@ const MOVED: KnownBug = known(
 )
 .only(&[&["that-may-move", "backup"], &["that-may-move", "stream"]]);
 
-/// See docs/qemu-findings.md.
-const CLOSED: KnownBug = known(
-    "a client that leaves an export in an iothread aborts the daemon: a backport of 3e7ef738c8",
-    "nbd_blockdev_client_closed",
-    before(8, 0),
-)
-.only(&[&["that-stays", "*"]]);
+const CLOSED: KnownBug = CLIENT_LEAVES.only(&[&["that-stays", "*"]]);
 
 /// See docs/qemu-findings.md.
 const ATTACHED: KnownBug = known(

@@ -29,6 +29,9 @@ mod woken;
 /// A controller whose disks can be unplugged.
 const SCSI: [Requirement; 2] = [Device("virtio-scsi-pci"), Device("virtio-scsi-ccw")];
 
+/// How many clusters a table of 4 KiB has.
+const IN_A_TABLE: u64 = 512;
+
 /// A speed at which a job never gets beyond its first request.
 const HELD: u64 = 1;
 

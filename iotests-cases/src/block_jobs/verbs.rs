@@ -317,6 +317,24 @@ impl Waiting {
         job.wait_status(status).await?;
         Ok(job)
     }
+
+    /// Brings a job, which goes on if it was paused, to its end from this state: the guest is where the job
+    /// leads, and reads what it did.
+    async fn end(&self, vm: Machine, chain: &Chain, mut job: Job, status: &str) -> CaseResult {
+        if ["ready", "standby"].contains(&status) {
+            vm.cmd("job-complete", json!({"id": job.id()})).await?;
+            job.wait_status("pending").await?;
+        }
+        if status != "concluded" {
+            job.finalize().await?;
+        }
+        job.dismiss().await?;
+        vm.assert_no_jobs().await?;
+        vm.disk("top").assert_node(self.completed).await?;
+        chain.assert_guest_reads(&vm).await?;
+        vm.shutdown().await?;
+        Ok(())
+    }
 }
 
 /// What a job that waits to be completed, or has been, does not accept is refused, and the job ends as it would
@@ -339,20 +357,7 @@ async fn of_what_waits_are_refused(
     if *status == "standby" {
         job.resume().await?;
     }
-    if ["ready", "standby"].contains(status) {
-        vm.cmd("job-complete", json!({"id": job.id()})).await?;
-        job.wait_status("pending").await?;
-    }
-    if *status != "concluded" {
-        job.finalize().await?;
-    }
-    job.dismiss().await?;
-
-    vm.assert_no_jobs().await?;
-    vm.disk("top").assert_node(waiting.completed).await?;
-    chain.assert_guest_reads(&vm).await?;
-    vm.shutdown().await?;
-    Ok(())
+    waiting.end(vm, &chain, job, status).await
 }
 
 /// What a job that is ready accepts, paused or not, has its effect every time. Only one that is completed, and
@@ -521,20 +526,8 @@ async fn that_wait_change(t: &mut Test, waiting: &Waiting, state: &(usize, &str)
     if *status == "standby" {
         job.resume().await?;
     }
-    if waits {
-        if waiting.completed == "copy" {
-            job.until_block_info(BOTH, |job| job["actively-synced"] == true).await?;
-        }
-        vm.cmd("job-complete", json!({"id": id})).await?;
-        job.wait_status("pending").await?;
+    if waits && waiting.completed == "copy" {
+        job.until_block_info(BOTH, |job| job["actively-synced"] == true).await?;
     }
-    if *status != "concluded" {
-        job.finalize().await?;
-    }
-    job.dismiss().await?;
-    vm.assert_no_jobs().await?;
-    vm.disk("top").assert_node(waiting.completed).await?;
-    chain.assert_guest_reads(&vm).await?;
-    vm.shutdown().await?;
-    Ok(())
+    waiting.end(vm, &chain, job, status).await
 }

@@ -3,7 +3,7 @@
 use imgtools::qcow2;
 use iotests_core::prelude::*;
 
-use super::{Refusal, assert_refused, assert_waits_for_write, host_range};
+use super::{Refusal, assert_refused, assert_waits_for_write};
 use crate::json::with;
 use crate::served::Served;
 
@@ -233,12 +233,8 @@ async fn is_found_by_a_name(t: &mut Test, length: &usize) -> CaseResult {
 #[case(host = Any)]
 async fn waits_for_a_write(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(MIB).fill(0x11).create().await?;
-    // A server of ours has no files that grow.
-    let file = std::fs::File::options().write(true).open(disk.file())?;
-    file.set_len(4 * MIB)?;
     let place = clusters(2..3);
-    let host = host_range(&disk, place.start)?;
-    let served = Served::holding(t, &disk, host.clone())?;
+    let (served, host) = Served::holding_cluster(t, &disk, place.start).await?;
     let node = Node::new("qcow2").node_name("disk").file(served.node());
     let vm = t.host().blockdev(node).launch().await?;
     let client = vm.export("disk").writable().await?.client().await?;

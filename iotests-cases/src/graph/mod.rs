@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 
-use imgtools::qcow2;
 use iotests_core::author::Cmd;
 use iotests_core::prelude::*;
 
@@ -45,14 +44,4 @@ async fn assert_waits_for_write(vm: &Machine, held: &Served, command: Cmd) -> Ca
     vm.while_in_flight(command, release).await?;
     check!(waited.get(), "the command did not wait for the write");
     Ok(())
-}
-
-/// The range of its file where a qcow2 image has this cluster.
-fn host_range(image: &Image, guest: u64) -> CaseResult<std::ops::Range<u64>> {
-    let file = qcow2::Image::open(image.file())?;
-    let entry = file.l2_entry(guest)?.ok_or_else(|| Failure::new("there is no such table"))?;
-    match entry.1.mapping(file.header()) {
-        qcow2::Mapping::Data { host, .. } => Ok(host..host + CLUSTER),
-        _ => Err(Failure::new("there is no data in this cluster")),
-    }
 }

@@ -2,7 +2,7 @@
 
 use iotests_core::prelude::*;
 
-use super::{Refusal, assert_refused, assert_waits_for_write, host_range};
+use super::{Refusal, assert_refused, assert_waits_for_write};
 use crate::served::Served;
 use crate::threads::{THREADS, with_disk};
 
@@ -132,8 +132,7 @@ async fn leads_to(t: &mut Test, size: &u64, threaded: &bool) -> CaseResult {
 async fn waits_for_a_write(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(MIB).fill(0x11).create().await?;
     let place = MIB - CLUSTER..MIB;
-    let host = host_range(&disk, place.start)?;
-    let served = Served::holding(t, &disk, host.clone())?;
+    let (served, host) = Served::holding_cluster(t, &disk, place.start).await?;
     let node = Node::new("qcow2").node_name("disk").file(served.node());
     let vm = t.vm().disk(&node).launch().await?;
     let guest = vm.disk("disk");

@@ -12,7 +12,7 @@ mod large;
 mod reconnect;
 mod server_remove;
 mod server_start;
-pub(crate) mod wire;
+mod wire;
 
 /// What a client prints, since 11, that is closed when there is no server to flush to.
 const CLOSED: &str = "Failed flush for 'nbd+unix:";

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 /// The connection of such a client.
-pub(crate) struct Wire {
+pub(super) struct Wire {
     stream: UnixStream,
     /// What it has agreed to.
     mode: Mode,
@@ -20,14 +20,14 @@ const FLAGS: u32 = 3;
 
 impl Wire {
     /// Connects, and takes the greeting.
-    pub(crate) async fn connect(socket: &std::path::Path) -> CaseResult<Wire> {
+    pub(super) async fn connect(socket: &std::path::Path) -> CaseResult<Wire> {
         let mut wire = Wire::call(socket).await?;
         wire.take_greeting().await?;
         Ok(wire)
     }
 
     /// Connects, which needs nobody who answers.
-    pub(crate) async fn call(socket: &std::path::Path) -> CaseResult<Wire> {
+    pub(super) async fn call(socket: &std::path::Path) -> CaseResult<Wire> {
         let stream = UnixStream::connect(socket).await?;
         Ok(Wire {
             stream,
@@ -36,7 +36,7 @@ impl Wire {
     }
 
     /// Takes the greeting.
-    pub(crate) async fn take_greeting(&mut self) -> CaseResult {
+    pub(super) async fn take_greeting(&mut self) -> CaseResult {
         let mut greeting = [0; Greeting::NEWSTYLE_LEN];
         self.stream.read_exact(&mut greeting).await?;
         Greeting::decode(&greeting)?;
@@ -44,7 +44,7 @@ impl Wire {
     }
 
     /// The server says nothing to it, nor hangs up, until this has been done.
-    pub(crate) async fn hears_nothing_during(
+    pub(super) async fn hears_nothing_during(
         &mut self,
         other: impl Future<Output = CaseResult>,
     ) -> CaseResult {
@@ -66,12 +66,12 @@ impl Wire {
     }
 
     /// Sends these bytes. That the server has gone is for who reads.
-    pub(crate) async fn send(&mut self, bytes: &[u8]) {
+    pub(super) async fn send(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes).await;
     }
 
     /// Sends these bytes over and over, and reads nothing, until the server takes no more; for that long another client is served.
-    pub(crate) async fn clog(&mut self, bytes: &[u8], other: &nbd::Client) -> CaseResult {
+    pub(super) async fn clog(&mut self, bytes: &[u8], other: &nbd::Client) -> CaseResult {
         let mut at = 0;
         loop {
             let mut sent = false;
@@ -97,12 +97,12 @@ impl Wire {
     }
 
     /// Says that nothing more will come.
-    pub(crate) async fn say_no_more(&mut self) {
+    pub(super) async fn say_no_more(&mut self) {
         let _ = self.stream.shutdown().await;
     }
 
     /// Goes on to the options, and agrees on a mode there.
-    pub(crate) async fn agree(&mut self, mode: Mode) -> CaseResult {
+    pub(super) async fn agree(&mut self, mode: Mode) -> CaseResult {
         self.send(&FLAGS.to_be_bytes()).await;
         let code = match mode {
             Mode::Structured => OptionCode::STRUCTURED_REPLY,
@@ -116,7 +116,7 @@ impl Wire {
     }
 
     /// Goes on to the transmission, on the export of this name.
-    pub(crate) async fn go(&mut self, export: &str) -> CaseResult {
+    pub(super) async fn go(&mut self, export: &str) -> CaseResult {
         let go = OptionRequest::Go(InfoRequest {
             export: export.to_owned(),
             requests: Vec::new(),
@@ -127,7 +127,7 @@ impl Wire {
     }
 
     /// The last reply to an option, `None` where the server hangs up.
-    pub(crate) async fn answer(&mut self) -> CaseResult<Option<OptionReplyCode>> {
+    pub(super) async fn answer(&mut self) -> CaseResult<Option<OptionReplyCode>> {
         loop {
             let mut header = [0; OptionReplyHeader::LEN];
             if self.stream.read_exact(&mut header).await.is_err() {
@@ -143,7 +143,7 @@ impl Wire {
     }
 
     /// The error of the reply to a request, 0 for none; `None` where the server hangs up. A simple reply must have no data.
-    pub(crate) async fn errno(&mut self) -> CaseResult<Option<u32>> {
+    pub(super) async fn errno(&mut self) -> CaseResult<Option<u32>> {
         let mut errno = 0;
         loop {
             let mut header = vec![0; ReplyHeader::MIN_LEN];
@@ -184,7 +184,7 @@ impl Wire {
     }
 
     /// A request in good order is served.
-    pub(crate) async fn assert_served(&mut self) -> CaseResult {
+    pub(super) async fn assert_served(&mut self) -> CaseResult {
         let flush = match self.mode {
             Mode::Extended => extended(CommandType::FLUSH.0, 0, 0, 0),
             _ => request(CommandType::FLUSH.0, 0, 0, 0),
@@ -195,7 +195,7 @@ impl Wire {
     }
 
     /// Waits until the server has hung up, whatever it says before: which is returned.
-    pub(crate) async fn ended(&mut self) -> Vec<u8> {
+    pub(super) async fn ended(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
         // A reset is an end as well.
         let _ = self.stream.read_to_end(&mut rest).await;
@@ -204,7 +204,7 @@ impl Wire {
 }
 
 /// The bytes of an option.
-pub(crate) fn option(code: OptionCode, data: &[u8]) -> Vec<u8> {
+pub(super) fn option(code: OptionCode, data: &[u8]) -> Vec<u8> {
     OptionRequest::Other {
         code,
         data: data.to_vec(),
@@ -213,33 +213,33 @@ pub(crate) fn option(code: OptionCode, data: &[u8]) -> Vec<u8> {
 }
 
 /// The header of an option that says how much follows, and nothing of that.
-pub(crate) fn option_header(code: OptionCode, len: u32) -> Vec<u8> {
+pub(super) fn option_header(code: OptionCode, len: u32) -> Vec<u8> {
     OptionHeader { code, len }.encode()
 }
 
 /// A name with its length, as `INFO`, `GO` and the meta contexts begin.
-pub(crate) fn name(len: usize) -> Vec<u8> {
+pub(super) fn name(len: usize) -> Vec<u8> {
     counted(&vec![b'x'; len])
 }
 
 /// A text with its length.
-pub(crate) fn counted(text: &[u8]) -> Vec<u8> {
+pub(super) fn counted(text: &[u8]) -> Vec<u8> {
     with((text.len() as u32).to_be_bytes().to_vec(), text)
 }
 
 /// These bytes and more of them.
-pub(crate) fn with(mut bytes: Vec<u8>, more: &[u8]) -> Vec<u8> {
+pub(super) fn with(mut bytes: Vec<u8>, more: &[u8]) -> Vec<u8> {
     bytes.extend(more);
     bytes
 }
 
 /// The header of a request.
-pub(crate) fn request(command: u16, flags: u16, offset: u64, len: u64) -> Vec<u8> {
+pub(super) fn request(command: u16, flags: u16, offset: u64, len: u64) -> Vec<u8> {
     header(HeaderStyle::Compact, command, flags, offset, len)
 }
 
 /// The extended header of a request.
-pub(crate) fn extended(command: u16, flags: u16, offset: u64, len: u64) -> Vec<u8> {
+pub(super) fn extended(command: u16, flags: u16, offset: u64, len: u64) -> Vec<u8> {
     header(HeaderStyle::Extended, command, flags, offset, len)
 }
 

@@ -1,5 +1,6 @@
 //! Images that were made by others, and name files of ours.
 
+use imgtools::qcow2::{self, Extension};
 use iotests_core::author::TestFile;
 use iotests_core::prelude::*;
 use nbd::server::backend::MemoryBackend;
@@ -192,22 +193,21 @@ fn data(raw: &str) -> Content {
 
 /// Puts another name in the place of that of the data file, padded by what JSON and paths do not mind.
 fn replace_data_file(image: &Image, name: &str) -> CaseResult {
-    const DATA_FILE: [u8; 4] = 0x4441_5441_u32.to_be_bytes();
+    let named = qcow2::Image::open(image.file())?.extension(Extension::DATA_FILE)?;
+    let named = named.ok_or_else(|| Failure::new("the image names no data file"))?;
     let mut bytes = std::fs::read(image.file())?;
-    let at = bytes.windows(4).position(|it| it == DATA_FILE);
-    let at = at.ok_or_else(|| Failure::new("the image names no data file"))?;
+    let at = usize::try_from(named.offset)?;
     let len = u32::try_from(name.len())?;
-    let old = u32::from_be_bytes(*bytes[at + 4..].first_chunk().unwrap_or(&[0; 4]));
-    check!(old >= len);
-    let padded = usize::try_from(old.next_multiple_of(8))?;
-    bytes[at + 4..at + 8].copy_from_slice(&len.to_be_bytes());
-    let field = &mut bytes[at + 8..at + 8 + padded];
+    check!(named.data.len() >= name.len());
+    let padded = named.data.len().next_multiple_of(8);
+    // The length precedes the name.
+    bytes[at - 4..at].copy_from_slice(&len.to_be_bytes());
+    let field = &mut bytes[at..at + padded];
     field.fill(0);
     field[..name.len()].copy_from_slice(name.as_bytes());
     // What follows begins where the new name ends.
-    let rest = at + 8 + name.len().next_multiple_of(8);
-    let next = at + 8 + padded;
-    let tail = bytes[next..4096].to_vec();
+    let rest = at + name.len().next_multiple_of(8);
+    let tail = bytes[at + padded..4096].to_vec();
     bytes[rest..rest + tail.len()].copy_from_slice(&tail);
     std::fs::write(image.file(), bytes)?;
     Ok(())

@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 
 use imgtools::raw;
+use iotests_core::author::TestFile;
 
 use super::*;
 
@@ -14,13 +15,19 @@ const NO_ZEROES: KnownBug = known(
 )
 .fixed_in(["8.0"]);
 
+/// An empty file, on which an export can be.
+fn mountpoint(t: &Test, name: &str) -> CaseResult<TestFile> {
+    let file = t.file(name)?;
+    std::fs::write(&file, "")?;
+    Ok(file)
+}
+
 /// A hole that is punched into the file reads as zeroes from then on, in the file and in the image, and all around it stays.
 #[case(formats = [QCOW2, RAW], needs = [Fuse], unconfined = true, known_bugs = [NO_ZEROES])]
 async fn has_zeroes_where_a_hole_is_punched(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(SIZE).fill(0x11).create().await?;
     let vm = t.host().blockdev(&disk).launch().await?;
-    let file = t.file("export")?;
-    std::fs::write(&file, "")?;
+    let file = mountpoint(t, "export")?;
     let export = vm.export("disk").writable().fuse(&file).await?;
 
     raw::punch_hole(&file, clusters(2..5))?;
@@ -61,8 +68,7 @@ async fn is_not_on_something(t: &mut Test, refusal: &Refusal) -> CaseResult {
     let disk = t.image("disk").size(SIZE).fill(0x11).create().await?;
     let other = t.image("other").size(SIZE).fill(0x22).create().await?;
     let vm = t.host().blockdev(&disk).blockdev(&other).launch().await?;
-    let (file, place) = (t.file("export")?, t.file("place")?);
-    std::fs::write(&file, "")?;
+    let (file, place) = (mountpoint(t, "export")?, t.file("place")?);
     let export = vm.export("disk").fuse(&file).await?;
     let before = vm.state().await?;
     let place = match refusal.file {
@@ -81,8 +87,7 @@ async fn is_not_on_something(t: &mut Test, refusal: &Refusal) -> CaseResult {
     vm.assert_same_graph_as(&before).await?;
     export.assert_reads(&[(0x11, 0..SIZE)]).await?;
     export.remove().await?;
-    let own = t.file("own")?;
-    std::fs::write(&own, "")?;
+    let own = mountpoint(t, "own")?;
     let other = vm.export("other").fuse(&own).await?;
     other.assert_reads(&[(0x22, 0..SIZE)]).await?;
     vm.shutdown().await?;
@@ -161,8 +166,7 @@ rows! {
 async fn ends_with_an_image(t: &mut Test, growable: &bool) -> CaseResult {
     let disk = t.image("disk").size(SIZE).fill(0x11).create().await?;
     let vm = t.host().blockdev(&disk).launch().await?;
-    let file = t.file("export")?;
-    std::fs::write(&file, "")?;
+    let file = mountpoint(t, "export")?;
     let export = vm.export("disk").writable().set("growable", *growable).fuse(&file).await?;
     let opened = std::fs::File::options().read(true).write(true).open(&file)?;
     let size = || CaseResult::Ok(opened.metadata()?.len());
@@ -210,8 +214,7 @@ const EIO: i32 = 5;
 async fn is_truncated_with_an_image(t: &mut Test, growable: &bool) -> CaseResult {
     let disk = t.image("disk").size(SIZE).fill(0x11).create().await?;
     let vm = t.host().blockdev(&disk).launch().await?;
-    let file = t.file("export")?;
-    std::fs::write(&file, "")?;
+    let file = mountpoint(t, "export")?;
     let export = vm.export("disk").writable().set("growable", *growable).fuse(&file).await?;
     let before = vm.state().await?;
     let opened = std::fs::File::options().read(true).write(true).open(&file)?;
@@ -235,8 +238,7 @@ async fn is_truncated_with_an_image(t: &mut Test, growable: &bool) -> CaseResult
 async fn is_not_changed_if_read_only(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(SIZE).fill(0x11).create().await?;
     let vm = t.host().blockdev(&disk).launch().await?;
-    let file = t.file("export")?;
-    std::fs::write(&file, "")?;
+    let file = mountpoint(t, "export")?;
     let export = vm.export("disk").set("growable", true).fuse(&file).await?;
     let refused = |done: std::io::Result<()>| {
         // Since 11 the mount is read-only as well.

@@ -2,7 +2,7 @@
 
 use iotests_core::prelude::*;
 
-use super::super::HELD;
+use super::super::{HELD, IN_A_TABLE};
 use crate::served::Served;
 
 const SIZE: u64 = MIB;
@@ -64,9 +64,6 @@ async fn a_guest_waits_for_its_copy_and_the_backup(t: &mut Test, end: &End) -> C
     }
     disk.assert_patterns(&[(0x11, 0..LAST.start), (0x77, LAST)]).await
 }
-
-/// How many clusters a table of 4 KiB has.
-const IN_A_TABLE: u64 = 512;
 
 /// What is copied for a guest while the backup still looks for what it passes over is to be done as well, and counts as that.
 #[case(host = System, unsupported_imgopts = ["data_file", "cluster_size", "extended_l2"])]

@@ -155,81 +155,77 @@ impl Injected {
 /// data is all there, or untouched.
 #[case(upstream = "040::TestErrorHandling::test{row}", needs = [Driver("blkdebug")], rows = ERRORS)]
 async fn follow_the_policy(t: &mut Test, row: &Injected) -> CaseResult {
-    row.follows_the_policy(t, false).await
+    follows(t, row, false).await
 }
 
 /// The same holds when an iothread serves the disk; the guest is then on what its disk was committed to.
 #[case(needs = [Driver("blkdebug")], rows = IN_A_THREAD, host = System)]
 async fn follow_the_policy_in_an_iothread(t: &mut Test, row: &Injected) -> CaseResult {
-    row.follows_the_policy(t, true).await
+    follows(t, row, true).await
 }
 
-impl Injected {
-    /// Commits, in an iothread if it is for a guest that has its disk there.
-    async fn follows_the_policy(&self, t: &Test, threaded: bool) -> CaseResult {
-        let row = self;
-        let contents = [(0x20, 32), (0x60, ALLOCATED), (0xa0, ALLOCATED)];
-        let contents =
-            contents.map(|(first, to)| Content::nothing().numbered(first, clusters(0..to)));
-        let chain = Chain::with(t, 2 * MIB, contents).await?;
-        let mut vm = t.host();
-        for layer in [Layer::Base, Layer::Mid, Layer::Top] {
-            let node = row.node(&chain, layer).await?;
-            vm = match layer {
-                Layer::Top if threaded => {
-                    // The device does not read the disk to guess this.
-                    let geometry = ["cyls", "heads", "secs"];
-                    let disk = Disk::of(node);
-                    let disk = geometry.iter().fold(disk, |disk, name| disk.property(name, 1));
-                    with_disk(vm, disk, true)
-                }
-                _ => vm.blockdev(node),
-            };
-        }
-        let vm = vm.launch().await?;
-        let before = vm.state().await?;
-        let (from, into) = row.layers();
+/// Commits, in an iothread if it is for a guest that has its disk there.
+async fn follows(t: &Test, row: &Injected, threaded: bool) -> CaseResult {
+    let contents = [(0x20, 32), (0x60, ALLOCATED), (0xa0, ALLOCATED)];
+    let contents = contents.map(|(first, to)| Content::nothing().numbered(first, clusters(0..to)));
+    let chain = Chain::with(t, 2 * MIB, contents).await?;
+    let mut vm = t.host();
+    for layer in [Layer::Base, Layer::Mid, Layer::Top] {
+        let node = row.node(&chain, layer).await?;
+        vm = match layer {
+            Layer::Top if threaded => {
+                // The device does not read the disk to guess this.
+                let geometry = ["cyls", "heads", "secs"];
+                let disk = Disk::of(node);
+                let disk = geometry.iter().fold(disk, |disk, name| disk.property(name, 1));
+                with_disk(vm, disk, true)
+            }
+            _ => vm.blockdev(node),
+        };
+    }
+    let vm = vm.launch().await?;
+    let before = vm.state().await?;
+    let (from, into) = row.layers();
 
-        let mut job = vm.commit("top").top(chain.image(from)).base(chain.image(into));
-        if !row.active {
-            // The node with the errors has no name that a header should have.
-            job = job.set("backing-file", chain.image(into).filename());
-        }
-        let mut job = job.set("on-error", row.policy).start().await?;
-        let id = job.id().to_owned();
-        if row.action() == "stop" {
-            assert_stopped(&mut job, "paused", row.errno).await?;
-            job.resume().await?;
-        }
-        let failed = row.action() == "report";
-        match (failed, row.active) {
-            (true, _) => job.wait().expect_error(exactly("Input/output error")).await?,
-            (false, true) => drop(job.complete().await?),
-            (false, false) => drop(job.wait().await?),
-        }
+    let mut job = vm.commit("top").top(chain.image(from)).base(chain.image(into));
+    if !row.active {
+        // The node with the errors has no name that a header should have.
+        job = job.set("backing-file", chain.image(into).filename());
+    }
+    let mut job = job.set("on-error", row.policy).start().await?;
+    let id = job.id().to_owned();
+    if row.action() == "stop" {
+        assert_stopped(&mut job, "paused", row.errno).await?;
+        job.resume().await?;
+    }
+    let failed = row.action() == "report";
+    match (failed, row.active) {
+        (true, _) => job.wait().expect_error(exactly("Input/output error")).await?,
+        (false, true) => drop(job.complete().await?),
+        (false, false) => drop(job.wait().await?),
+    }
 
-        let events = take_job_events(&vm);
-        events.assert_includes(&json!(row.events(&id)))?;
-        let last = events.at("[-1]/data")?;
-        let all_copied = !failed || row.operation == "flush";
-        check!(
-            (last.at("offset")? == last.at("len")?) == all_copied,
-            "{last}"
-        );
-        vm.assert_no_jobs().await?;
-        if !failed && row.active && threaded {
-            vm.disk("top").assert_node("mid").await?;
-            vm.disk("top").assert_reads(chain.merged(Layer::Top, Layer::Base)).await?;
-        } else if failed || row.active {
-            vm.assert_unchanged_since(&before).await?;
-        } else {
-            vm.assert_chain("top -> base").await?;
-            vm.assert_read_only(&[("top", false), ("mid", false), ("base", false)]).await?;
-        }
-        vm.shutdown().await?;
-        match failed {
-            true => row.assert_files_after_failure(&chain).await,
-            false => row.assert_files(&chain).await,
-        }
+    let events = take_job_events(&vm);
+    events.assert_includes(&json!(row.events(&id)))?;
+    let last = events.at("[-1]/data")?;
+    let all_copied = !failed || row.operation == "flush";
+    check!(
+        (last.at("offset")? == last.at("len")?) == all_copied,
+        "{last}"
+    );
+    vm.assert_no_jobs().await?;
+    if !failed && row.active && threaded {
+        vm.disk("top").assert_node("mid").await?;
+        vm.disk("top").assert_reads(chain.merged(Layer::Top, Layer::Base)).await?;
+    } else if failed || row.active {
+        vm.assert_unchanged_since(&before).await?;
+    } else {
+        vm.assert_chain("top -> base").await?;
+        vm.assert_read_only(&[("top", false), ("mid", false), ("base", false)]).await?;
+    }
+    vm.shutdown().await?;
+    match failed {
+        true => row.assert_files_after_failure(&chain).await,
+        false => row.assert_files(&chain).await,
     }
 }

@@ -9,6 +9,8 @@ use nbd::proto::CommandType;
 use nbd::server::backend::MemoryBackend;
 use nbd::server::{Action as Fault, Event, Export, FaultPlan, On, Rule, Server};
 
+use super::in_flight::missed;
+
 defaults! { formats = [QCOW2, RAW] }
 
 const SIZE: u64 = 4 * MIB;
@@ -181,14 +183,7 @@ const FREED: KnownBug = known(
 )
 .intermittent();
 
-/// See docs/qemu-findings.md; `is_not_missed_while_the_mirror_looks_around` is about it.
-const MISSED: KnownBug = known(
-    "a mirror misses what is written while it looks for what to copy (since 32125b1460, until 0f51f9c342)",
-    "copy holds",
-    since(8, 0),
-)
-.fixed_in(["10.0.13", "10.1"])
-.intermittent();
+const MISSED: KnownBug = missed("copy holds").intermittent();
 
 /// Writes to all of a disk, sixteen at a time, each time with another byte, until it is told to stop; returns
 /// the last byte.

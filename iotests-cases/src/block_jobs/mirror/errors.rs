@@ -96,13 +96,13 @@ fn numbered() -> Content {
 /// is on the copy with all its data, or where it was.
 #[case(rows = ERRORS)]
 async fn follow_the_policy(t: &mut Test, row: &Injected) -> CaseResult {
-    row.follows_the_policy(t, false).await
+    follows(t, row, false).await
 }
 
 /// The same holds when an iothread serves the disk.
 #[case(rows = IN_A_THREAD, host = System, formats = [QCOW2])]
 async fn follow_the_policy_in_an_iothread(t: &mut Test, row: &Injected) -> CaseResult {
-    row.follows_the_policy(t, true).await
+    follows(t, row, true).await
 }
 
 /// See docs/qemu-findings.md.
@@ -117,62 +117,59 @@ const HANGS: KnownBug = known(
 /// The same holds when the target is a QED image. (By itself: it takes all of its time where it hangs.)
 #[case(formats = [QED], host = System, budget = secs(30), known_bugs = [HANGS])]
 async fn follow_the_policy_onto_qed_in_an_iothread(t: &mut Test) -> CaseResult {
-    let row = Injected {
+    let row = &Injected {
         operation: "read",
         policy: "stop",
         errno: EIO,
     };
-    row.follows_the_policy(t, true).await
+    follows(t, row, true).await
 }
 
-impl Injected {
-    /// Mirrors, in an iothread or in the main thread.
-    async fn follows_the_policy(&self, t: &Test, threaded: bool) -> CaseResult {
-        let row = self;
-        let source = t.image("source").format(RAW).size(SIZE);
-        let source = source.content(numbered()).create().await?;
-        let copy = t.image("copy").size(SIZE).create().await?;
-        let vm = with_disk(t.host(), row.node(&source), threaded);
-        let vm = vm.blockdev(row.node(&copy)).launch().await?;
-        let before = vm.state().await?;
+/// Mirrors, in an iothread or in the main thread.
+async fn follows(t: &Test, row: &Injected, threaded: bool) -> CaseResult {
+    let source = t.image("source").format(RAW).size(SIZE);
+    let source = source.content(numbered()).create().await?;
+    let copy = t.image("copy").size(SIZE).create().await?;
+    let vm = with_disk(t.host(), row.node(&source), threaded);
+    let vm = vm.blockdev(row.node(&copy)).launch().await?;
+    let before = vm.state().await?;
 
-        let (policy, other) = match row.operation {
-            "read" => ("on-source-error", "on-target-error"),
-            _ => ("on-target-error", "on-source-error"),
-        };
-        let job = vm.mirror("source").to("copy").set("buf-size", 4 * CLUSTER);
-        let job = job.set(policy, row.policy).set(other, "report");
-        let mut job = job.start().await?;
-        let id = job.id().to_owned();
-        if row.action() == "stop" {
-            assert_stopped(&mut job, "paused", row.errno).await?;
-            job.resume().await?;
-        }
-        if row.action() == "report" {
-            let failed = job.wait().expect_error(exactly("Input/output error"));
-            failed.await?;
-            vm.assert_same_graph_as(&before).await?;
-        } else {
-            job.wait_ready().await?;
-            job.block_info().await?.assert("io-status", "ok")?;
-            job.complete().await?;
-            vm.disk("source").assert_node("copy").await?;
-        }
+    let (policy, other) = match row.operation {
+        "read" => ("on-source-error", "on-target-error"),
+        _ => ("on-target-error", "on-source-error"),
+    };
+    let job = vm.mirror("source").to("copy").set("buf-size", 4 * CLUSTER);
+    let job = job.set(policy, row.policy).set(other, "report");
+    let mut job = job.start().await?;
+    let id = job.id().to_owned();
+    if row.action() == "stop" {
+        assert_stopped(&mut job, "paused", row.errno).await?;
+        job.resume().await?;
+    }
+    if row.action() == "report" {
+        let failed = job.wait().expect_error(exactly("Input/output error"));
+        failed.await?;
+        vm.assert_same_graph_as(&before).await?;
+    } else {
+        job.wait_ready().await?;
+        job.block_info().await?.assert("io-status", "ok")?;
+        job.complete().await?;
+        vm.disk("source").assert_node("copy").await?;
+    }
 
-        take_job_events(&vm).assert_includes(&row.events(&id))?;
-        vm.assert_no_jobs().await?;
-        vm.disk("source").assert_reads(numbered()).await?;
-        vm.shutdown().await?;
-        source.assert_reads(numbered()).await?;
-        match row.action() {
-            "report" => copy.assert_reads_either(numbered(), Content::nothing()).await?,
-            _ => copy.assert_reads(numbered()).await?,
-        }
-        // QED leaves the cluster of a write that failed allocated, for its check to find.
-        match t.format() {
-            QED => Ok(()),
-            _ => copy.assert_clean().await,
-        }
+    take_job_events(&vm).assert_includes(&row.events(&id))?;
+    vm.assert_no_jobs().await?;
+    vm.disk("source").assert_reads(numbered()).await?;
+    vm.shutdown().await?;
+    source.assert_reads(numbered()).await?;
+    match row.action() {
+        "report" => copy.assert_reads_either(numbered(), Content::nothing()).await?,
+        _ => copy.assert_reads(numbered()).await?,
+    }
+    // QED leaves the cluster of a write that failed allocated, for its check to find.
+    match t.format() {
+        QED => Ok(()),
+        _ => copy.assert_clean().await,
     }
 }
 

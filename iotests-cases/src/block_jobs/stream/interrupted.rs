@@ -5,7 +5,6 @@ use iotests_core::prelude::*;
 use super::chain::{Chain, Layer, Size};
 use super::{FORCE, HELD, HURRIED};
 use crate::block_jobs::{NEGATIVE_SPEED, SCSI};
-use crate::json::number;
 use crate::served::Served;
 
 use Layer::{Base, Mid, Top};
@@ -196,13 +195,7 @@ rows! {
 #[case(formats = [QCOW2], protocols = [FILE], rows = ENDS)]
 async fn ends_while_a_guest_writes(t: &mut Test, end: &Outcome) -> CaseResult {
     let chain = Chain::create(t, Size::Full).await?;
-    // A cluster that the top has data in, which is therefore written to where it is.
-    let map = chain.top.own_map().json().await?;
-    let here = map.find(&json!({"start": WRITTEN.start, "data": true}))?;
-    let at = number(here, "offset")?;
-    // A server does not let the file grow.
-    std::fs::File::options().write(true).open(chain.top.filename())?.set_len(16 * MIB)?;
-    let file = Served::holding(t, &chain.top, at..at + CLUSTER)?;
+    let (file, at) = Served::holding_cluster(t, &chain.top, WRITTEN.start).await?;
     let vm = t.host().disk(chain.top.node().file(file.node()));
     let vm = vm.launch().await?;
 
@@ -211,7 +204,7 @@ async fn ends_while_a_guest_writes(t: &mut Test, end: &Outcome) -> CaseResult {
     let write = format!("aio_write -P 0x77 {} {CLUSTER}", WRITTEN.start);
     let write = disk.io(&write);
     let ending = async {
-        file.wait_write(at..at + CLUSTER).await?;
+        file.wait_write(at).await?;
         let (order, status) = match end {
             Outcome::Cancelled => (json!({"device": job.id()}), "aborting"),
             _ => (json!({"device": job.id(), "speed": 0}), "pending"),

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::served::Served;
+use crate::threads::with_disk;
 
 /// A reopening of `other`, why it is refused, and the chain and the file that it then has.
 struct Change {
@@ -34,7 +35,7 @@ rows! {
     "and-is-in-an-iothread" => true, host = System;
 }
 
-/// Where there is data already, so that it is written to where it is.
+/// Where there is data already.
 const WRITTEN: std::ops::Range<u64> = clusters(30..31);
 
 /// See docs/qemu-findings.md.
@@ -59,21 +60,12 @@ async fn a_write_is_not_lost_when_its_node(
     threaded: &bool,
 ) -> CaseResult {
     let images = Images::create(t).await?;
-    let map = images.other.own_map().json().await?;
-    let at = map.find(&json!({"start": clusters(24..24).start, "data": true}))?;
-    let at = at["offset"].as_u64().unwrap_or_default() + 6 * CLUSTER;
-    // A server does not let the file grow.
-    let grown = std::fs::File::options().write(true).open(images.other.filename())?;
-    grown.set_len(8 * MIB)?;
-    let served = Served::holding(t, &images.other, at..at + CLUSTER)?;
+    let (served, at) = Served::holding_cluster(t, &images.other, WRITTEN.start).await?;
     let node = images.other.node().no_backing().file(served.node().node_name(BELOW));
     let limit = Node::throttle("limits", BELOW).node_name(FILTER);
     let vm = t.host().throttle_group("limits", json!({"iops-total": 1000}));
     let vm = vm.blockdev(alone(&images.base));
-    let vm = match threaded {
-        true => vm.iothread("thread").disk(Disk::of(node).scsi().iothread("thread")),
-        false => vm.disk(Disk::of(node)),
-    };
+    let vm = with_disk(vm, node, *threaded);
     let vm = vm.launch().await?;
     if *file == FILTER {
         vm.add_node(limit).await?;
@@ -84,7 +76,7 @@ async fn a_write_is_not_lost_when_its_node(
     let write = format!("aio_write -P 0x77 {} {CLUSTER}", WRITTEN.start);
     let write = disk.io(&write);
     let reopened = async {
-        served.wait_write(at..at + CLUSTER).await?;
+        served.wait_write(at).await?;
         let reopen = vm.reopen("other", *change);
         match refused {
             None => vm.while_in_flight(reopen, || served.release()).await,
