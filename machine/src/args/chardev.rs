@@ -29,13 +29,6 @@ impl Chardev {
         Self::new("socket", id).set("fd", fd)
     }
 
-    /// A socket on which QEMU listens, inherited as this file descriptor. QEMU does not
-    /// wait for the first client.
-    #[must_use]
-    pub fn listening_fd(id: impl Into<String>, fd: i32) -> Self {
-        Self::socket_fd(id, fd).flag("server", true).flag("wait", false)
-    }
-
     /// A UNIX socket that QEMU creates and listens on, without waiting for the first client.
     #[must_use]
     pub fn listening(id: impl Into<String>, path: impl AsRef<Path>) -> Self {
@@ -100,8 +93,8 @@ mod tests {
     #[test]
     fn a_listening_socket_does_not_hold_up_the_start() {
         assert_eq!(
-            Chardev::listening_fd("mon", 7).to_string(),
-            "socket,id=mon,fd=7,server=on,wait=off"
+            Chardev::listening("mon", "/s").to_string(),
+            "socket,id=mon,path=/s,server=on,wait=off"
         );
     }
 }

@@ -33,8 +33,9 @@ pub enum Monitor {
     #[default]
     SocketPair,
     /// QEMU listens at this path. The listening socket is created here and inherited, so connecting
-    /// is never too early and the path may have any length. The path outlives the process, and is
-    /// removed when the machine is dropped.
+    /// is never too early and the path may have any length. QEMU takes this connection before it
+    /// goes on, and says so in its log. The path outlives the process, and is removed when the
+    /// machine is dropped.
     Listen(PathBuf),
     /// QEMU connects to this path, where we listen. Removed when the machine is dropped.
     Connect(PathBuf),

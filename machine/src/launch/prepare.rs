@@ -113,10 +113,11 @@ impl Draft {
             Monitor::Listen(path) => {
                 let listener = self.listen(&path)?;
                 let number = self.common.pass(Arc::new(listener.into()));
-                (
-                    MonitorEnd::ToConnect(path),
-                    Chardev::listening_fd(MONITOR_ID, number),
-                )
+                // QEMU gives the listener to the monitor's thread while the main loop may look at
+                // it: a client in that moment is accepted by both, which hangs or crashes it. So it
+                // takes us first.
+                let device = Chardev::socket_fd(MONITOR_ID, number).flag("server", true);
+                (MonitorEnd::ToConnect(path), device.flag("wait", true))
             }
             Monitor::Connect(path) => {
                 let listener = self.listen(&path)?;

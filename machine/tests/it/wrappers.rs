@@ -58,6 +58,31 @@ async fn strace_follows_the_process() {
     assert!(std::fs::read_to_string(output).unwrap().contains("exited with 0"));
 }
 
+/// In the thread of the monitor, a client that is early can be accepted by two threads at once.
+#[tokio::test]
+async fn a_monitor_that_listens_takes_its_launcher_before_it_has_a_thread() {
+    let Some(tool) = daemon() else { return };
+    if !on_path("strace") {
+        return skip_optional("strace");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let trace = dir.path().join("trace");
+    let wrapper = Wrapper::Strace {
+        output: Some(trace.clone()),
+        options: ["-e", "trace=execve,accept,accept4"].map(String::from).to_vec(),
+    };
+    let monitor = machine::Monitor::Listen(dir.path().join("monitor"));
+    let builder = StorageDaemon::builder(tool).wrapper(wrapper).monitor(monitor);
+    builder.launch().await.unwrap().shutdown().await.unwrap();
+    let trace = std::fs::read_to_string(trace).unwrap();
+    let (first, _) = trace.split_once(" execve(").expect(&trace);
+    let accepts: Vec<_> = trace.lines().filter(|line| line.contains(" accept")).collect();
+    assert!(
+        matches!(accepts[..], [line] if line.starts_with(first)),
+        "{trace}"
+    );
+}
+
 #[tokio::test]
 async fn reports_that_valgrind_writes_to_a_file_are_found() {
     let Some(tool) = daemon() else { return };

@@ -301,6 +301,13 @@ async fn a_file_descriptor_reaches_qemu_with_its_command() {
     }
 }
 
+/// A storage daemon whose monitor listens there. It waits for the first client: one that comes while
+/// the monitor gets its thread may be accepted by two threads, and be lost.
+fn with_monitor_at(program: &qemu::Program, path: &std::path::Path) -> Qemu {
+    let chardev = format!("socket,id=m,path={},server=on,wait=on", path.display());
+    Qemu::start(program, &["--chardev", &chardev, "--monitor", "chardev=m"])
+}
+
 /// The state of a process, as in `/proc/PID/stat`.
 fn state(pid: i32) -> String {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
@@ -312,17 +319,9 @@ async fn a_stopped_qemu_and_a_busy_monitor_are_told_apart() {
     for program in qemu::all("qemu-storage-daemon") {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("qmp");
-        let chardev = format!("socket,id=m,path={},server=on,wait=off", path.display());
-        let own = ["--chardev", "socket,id=o,fd=0", "--monitor", "chardev=o"];
-        let args = [&own[..], &["--chardev", &chardev, "--monitor", "chardev=m"]].concat();
-        let mut qsd = Qemu::start(&program, &args);
-        // A client that comes while QEMU still sets up the monitor may leave the socket listening
-        // beside it; QEMU then accepts the next one and drops it. So it comes when all is set up.
-        let other = qsd.client().await;
-        for _ in 0..2 {
-            other.execute("query-jobs", ()).await.unwrap();
-        }
-        let first = Client::connect_unix(&path, Options::default()).await.unwrap();
+        let qsd = with_monitor_at(&program, &path);
+        let options = Options::default();
+        let first = Client::wait_unix(&path, options, std::future::pending()).await.unwrap();
         let short = || Options::default().connect_deadline(Duration::from_millis(200));
         let busy = Client::connect_unix(&path, short()).await.unwrap_err();
         assert!(matches!(busy, ConnectError::Silent { .. }), "{busy:?}");
@@ -352,8 +351,7 @@ async fn the_next_client_of_a_monitor_is_not_misled_by_the_last_one() {
     for program in qemu::all("qemu-storage-daemon") {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("qmp");
-        let chardev = format!("socket,id=m,path={},server=on,wait=off", path.display());
-        let _qsd = Qemu::start(&program, &["--chardev", &chardev, "--monitor", "chardev=m"]);
+        let _qsd = with_monitor_at(&program, &path);
         for round in 0..30 {
             let options = Options::default();
             let client = Client::wait_unix(&path, options, std::future::pending()).await.unwrap();
