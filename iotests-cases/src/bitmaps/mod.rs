@@ -1,4 +1,5 @@
 //! Dirty bitmaps.
 
+mod merged;
 mod persistent;
 mod refused;

@@ -211,6 +211,16 @@ impl<'t> Host<'t> {
         {
             disk.io_all(reads.commands()).await?;
         }
+        if job.is_held() && step.leaves_layers_alone() {
+            for layer in model.below() {
+                if let Some(reads) = &layer.reads {
+                    self.assert_reads(&layer.name, reads).await?;
+                }
+            }
+        }
+        if let Some(step) = &job.beside {
+            self.beside(step).await?;
+        }
         if job.is_cancelled_early() {
             running.force_cancel().await?;
             return Ok(());
@@ -240,6 +250,23 @@ impl<'t> Host<'t> {
             (End::Complete, false) => running.wait().await?,
         };
         Ok(())
+    }
+
+    /// What is done while a job is held.
+    async fn beside(&self, step: &Step) -> CaseResult {
+        let vm = self.vm()?;
+        match step {
+            Step::Bitmap {
+                node,
+                name,
+                change: what,
+            } => change(vm, node, name, what).await,
+            Step::Stream { top, base, .. } => {
+                stream(vm, top, base.as_ref()).start().await?.wait().await?;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn transaction(&self, model: &Model, node: &str, actions: &[Action]) -> CaseResult {
@@ -318,8 +345,8 @@ impl<'t> Host<'t> {
         let vm = self.vm()?;
         let disk = vm.disk(&model.disk_name);
         if !self.t.has(since(8, 0))? {
-            // It shows what is written meanwhile (docs/qemu-findings.md).
-            for request in ios {
+            // It shows what is written meanwhile (docs/qemu-findings.md). The filter would drop discards.
+            for request in ios.iter().filter(|io| io.kind != IoKind::Discard) {
                 io(&disk, request).await?;
             }
             return Ok(());
@@ -456,6 +483,14 @@ async fn together(vm: &Machine, active: &str, ios: &[Io]) -> CaseResult {
     export.remove().await
 }
 
+fn stream(vm: &Machine, top: &str, base: Option<&String>) -> JobBuilder {
+    let start = vm.stream(top);
+    match base {
+        Some(base) => start.base(base),
+        None => start,
+    }
+}
+
 async fn change(vm: &Machine, node: &str, name: &str, change: &Change) -> CaseResult {
     let bitmap = vm.bitmap(node, name);
     match change {
@@ -546,10 +581,7 @@ impl Qemu for Host<'_> {
                 self.job(model, step, start).await
             }
             Step::Stream { top, base, .. } => {
-                let start = || match base {
-                    Some(base) => vm.stream(top).base(base),
-                    None => vm.stream(top),
-                };
+                let start = || stream(vm, top, base.as_ref());
                 self.job(model, step, start).await
             }
             Step::Mirror { .. } => self.mirror(model, step).await,

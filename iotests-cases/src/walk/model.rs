@@ -203,6 +203,12 @@ impl Model {
         &self.chain[self.chain.len() - 1]
     }
 
+    /// The layers below the active one that can be read by whoever does not write, while others use them.
+    pub(super) fn below(&self) -> impl Iterator<Item = &Layer> {
+        let (_, below) = self.chain.split_last().unzip();
+        below.into_iter().flatten().filter(|layer| !layer.streamed)
+    }
+
     fn active_mut(&mut self) -> &mut Layer {
         let last = self.chain.len() - 1;
         &mut self.chain[last]
@@ -346,12 +352,16 @@ impl Model {
         if let Some(fault) = &job.fault {
             self.may_leak(&fault.node);
         }
-        let all = [job.held.as_slice(), job.ready.as_slice()].concat();
-        match job.becomes_ready {
+        let guest = |model: &mut Self, ios: &[Io]| match job.becomes_ready {
             // The filter of a mirror, which the commit of an active layer is as well.
-            true => self.filtered(|model| model.write_all(&all)),
-            false => self.write_all(&all),
+            true => model.filtered(|model| model.write_all(ios)),
+            false => model.write_all(ios),
+        };
+        guest(self, &job.held);
+        if let Some(step) = &job.beside {
+            self.change(step);
         }
+        guest(self, &job.ready);
     }
 
     /// What the guest reads when it has done its part while the job of this step is held, where that is known.
@@ -366,6 +376,7 @@ impl Model {
         let mut then = self.clone();
         then.play(&Job {
             ready: Vec::new(),
+            beside: None,
             ..job.clone()
         });
         let mut reads = then.active().reads.clone()?;

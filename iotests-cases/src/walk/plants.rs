@@ -156,7 +156,7 @@ fn bitmaps(model: &mut Model) -> impl Iterator<Item = &mut super::bitmap::Bits> 
     layers.flat_map(|layer| layer.bitmaps.values_mut())
 }
 
-const PLANTS: [(&str, Plant); 16] = [
+const PLANTS: [(&str, Plant); 18] = [
     ("a commit loses a sector", |model, _, step| {
         if matches!(step, Step::Commit { .. }) && is_done(step) {
             spoil(model.chain.last_mut());
@@ -172,6 +172,26 @@ const PLANTS: [(&str, Plant); 16] = [
         |model, before, step| {
             if matches!(step, Step::Stream { .. }) {
                 model.chain.clone_from(&before.chain);
+            }
+        },
+    ),
+    (
+        "a stream beside another job loses a sector",
+        |model, _, step| {
+            let beside = step.job().and_then(|job| job.beside.as_deref());
+            if let Some(Step::Stream { top, .. }) = beside {
+                spoil(model.chain.iter_mut().find(|layer| layer.name == *top));
+            }
+        },
+    ),
+    (
+        "a bitmap of a busy disk is not changed",
+        |model, before, step| {
+            let beside = step.job().and_then(|job| job.beside.as_deref());
+            if let Some(Step::Bitmap { node, .. }) = beside
+                && let Some(layer) = model.chain.iter_mut().find(|layer| layer.name == *node)
+            {
+                layer.bitmaps.clone_from(&before.active().bitmaps);
             }
         },
     ),

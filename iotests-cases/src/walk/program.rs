@@ -42,12 +42,20 @@ pub(super) struct RawIo {
     at_end: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct RawJob {
     pub(super) held: Vec<RawIo>,
     pub(super) ready: Vec<RawIo>,
     pub(super) cancel: bool,
     pub(super) fault: Option<RawFault>,
+    pub(super) beside: Option<RawBeside>,
+}
+
+/// What happens while a job is held.
+#[derive(Clone, Debug)]
+pub(super) enum RawBeside {
+    Bitmap(RawBitmap),
+    Stream(u8, u8),
 }
 
 #[derive(Clone, Debug)]
@@ -81,6 +89,19 @@ pub(super) enum Op {
     Frozen(Vec<RawIo>),
     Restart(bool),
     Refused(u8, u8),
+}
+
+impl Op {
+    /// What happens while its job is held.
+    pub(super) fn beside(&self) -> Option<&RawBeside> {
+        match self {
+            Op::Commit(.., job)
+            | Op::Stream(.., job)
+            | Op::Mirror(.., job)
+            | Op::Backup(.., job) => job.beside.as_ref(),
+            _ => None,
+        }
+    }
 }
 
 fn shape() -> impl Strategy<Value = RawShape> {
@@ -120,12 +141,19 @@ fn fault() -> impl Strategy<Value = RawFault> {
 fn job() -> impl Strategy<Value = RawJob> {
     let cancel = proptest::bool::weighted(0.2);
     let fault = proptest::option::weighted(0.2, fault());
-    let parts = (ios(), ios(), cancel, fault);
-    parts.prop_map(|(held, ready, cancel, fault)| RawJob {
+    let beside = prop_oneof![
+        1 => bitmap().prop_map(RawBeside::Bitmap),
+        // There is seldom room for one.
+        3 => (0_u8..8, 0_u8..8).prop_map(|(top, base)| RawBeside::Stream(top, base)),
+    ];
+    let beside = proptest::option::weighted(0.6, beside);
+    let parts = (ios(), ios(), cancel, fault, beside);
+    parts.prop_map(|(held, ready, cancel, fault, beside)| RawJob {
         held,
         ready,
         cancel,
         fault,
+        beside,
     })
 }
 

@@ -4,7 +4,7 @@ use iotests_core::prelude::*;
 
 use super::bitmap::Bits;
 use super::model::{Model, Shape};
-use super::program::{Op, RawBitmap, RawFault, RawIo, RawJob, RawShape};
+use super::program::{Op, RawBeside, RawBitmap, RawFault, RawIo, RawJob, RawShape};
 use super::step::{Action, Change, End, Fault, Io, IoKind, Job, Part, Refusal, Reopening, Step};
 
 /// The most images that a chain has.
@@ -49,6 +49,7 @@ impl Resolver {
         if let Some(fault) = &raw.fault {
             return Job {
                 held: Vec::new(),
+                beside: None,
                 ready: Vec::new(),
                 becomes_ready,
                 end: End::Complete,
@@ -64,6 +65,7 @@ impl Resolver {
         }
         Job {
             held,
+            beside: None,
             ready: match becomes_ready {
                 true => self.ios(&raw.ready),
                 false => Vec::new(),
@@ -83,6 +85,10 @@ impl Resolver {
 
     pub(super) fn step(&mut self, op: &Op) -> Option<Step> {
         let mut step = self.any_step(op)?;
+        let beside = op.beside().and_then(|raw| self.beside(&step, raw));
+        if let Some(job) = step.job_mut().filter(|job| job.fault.is_none()) {
+            job.beside = beside.map(Box::new);
+        }
         let after = self.model.after(&step);
         let had_data_file = |node: &str| {
             let mut layers = self.model.chain.iter();
@@ -100,6 +106,82 @@ impl Resolver {
             }
         }
         Some(step)
+    }
+
+    /// What can be done while the job of a step is held.
+    fn beside(&mut self, outer: &Step, raw: &RawBeside) -> Option<Step> {
+        let at = |name: &String| self.model.position(name);
+        let below = match outer {
+            Step::Commit { base, .. } => at(base)?,
+            Step::Stream { top, base, .. } => {
+                let base = base.as_ref().and_then(at);
+                if self.is_left_alone(at(top)?, base) {
+                    return None;
+                }
+                base.map_or(0, |base| base + 1)
+            }
+            // What stays below the copy has it as a parent as well.
+            Step::Mirror { below: Some(_), .. } => 0,
+            _ => self.model.chain.len() - 1,
+        };
+        match raw {
+            RawBeside::Bitmap(raw) => {
+                let step = self.bitmap_step(self.model.active().name.clone(), raw)?;
+                let Step::Bitmap { name, change, .. } = &step else {
+                    return None;
+                };
+                let is_busy = |name: &String| match outer {
+                    Step::Backup {
+                        what: Part::Dirty { bitmap, .. },
+                        ..
+                    } => bitmap == name,
+                    _ => false,
+                };
+                let has_busy = match change {
+                    Change::Merge(sources) => sources.iter().any(is_busy),
+                    _ => false,
+                };
+                (!is_busy(name) && !has_busy).then_some(step)
+            }
+            RawBeside::Stream(top, base) => {
+                // A layer of those below, over another one that goes.
+                let top = 1 + usize::from(*top) % below.checked_sub(1).filter(|rest| *rest > 0)?;
+                let base = (usize::from(*base) % top).checked_sub(1);
+                if self.is_left_alone(top, base) {
+                    return None;
+                }
+                self.stream(top, base, &RawJob::default())
+            }
+        }
+    }
+
+    /// A job that must not be looked at while it runs (docs/qemu-findings.md): who reads meanwhile kills QEMU, or keeps what
+    /// the memory held.
+    fn is_left_alone(&self, top: usize, base: Option<usize>) -> bool {
+        let has_nothing_to_do = base.is_some_and(|base| base + 1 == top);
+        let keeps_anything =
+            top < self.model.chain.len() - 1 && self.model.is_above_a_shorter_one(top);
+        has_nothing_to_do || keeps_anything
+    }
+
+    fn stream(&mut self, top: usize, base: Option<usize>, raw: &RawJob) -> Option<Step> {
+        let names = self.names();
+        // What a layer that goes hid behind its end would show (docs/qemu-findings.md).
+        let gone = &self.model.chain[base.map_or(0, |base| base + 1)..top];
+        let size = self.model.chain[top].shape.size;
+        if base.is_some() && gone.iter().any(|layer| layer.shape.size < size) {
+            return None;
+        }
+        let nodes = &names[base.map_or(0, |base| base + 1)..=top];
+        let mut job = self.job(raw, false, top == names.len() - 1, nodes);
+        if self.is_left_alone(top, base) {
+            job.held.clear();
+        }
+        Some(Step::Stream {
+            top: names[top].clone(),
+            base: base.map(|at| names[at].clone()),
+            job,
+        })
     }
 
     fn any_step(&mut self, op: &Op) -> Option<Step> {
@@ -144,8 +226,10 @@ impl Resolver {
                     return None;
                 }
                 let is_active = top == length - 1;
-                // Where the overlay records the base, its name must not be that of a filter (docs/qemu-findings.md).
-                let nodes = &names[base + usize::from(!is_active)..=top];
+                // Where the overlay records the base, its name must not be that of a filter, and a base whose header cannot be
+                // written takes its new size for granted (docs/qemu-findings.md).
+                let keeps_base = is_active && !(has_to_grow && low.shape.data_file.is_some());
+                let nodes = &names[base + usize::from(!keeps_base)..=top];
                 Step::Commit {
                     top: names[top].clone(),
                     base: names[base].clone(),
@@ -161,25 +245,7 @@ impl Resolver {
                 if top == 0 {
                     return None;
                 }
-                // What a layer that goes hid behind its end would show (docs/qemu-findings.md).
-                let gone = &self.model.chain[base.map_or(0, |base| base + 1)..top];
-                let size = self.model.chain[top].shape.size;
-                if base.is_some() && gone.iter().any(|layer| layer.shape.size < size) {
-                    return None;
-                }
-                let nodes = &names[base.map_or(0, |base| base + 1)..=top];
-                let mut job = self.job(raw, false, top == length - 1, nodes);
-                let has_nothing_to_do = base.is_some_and(|base| base + 1 == top);
-                let keeps_anything = top < length - 1 && self.model.is_above_a_shorter_one(top);
-                if has_nothing_to_do || keeps_anything {
-                    // Whoever reads meanwhile kills QEMU, or keeps what the memory held (docs/qemu-findings.md).
-                    job.held.clear();
-                }
-                Step::Stream {
-                    top: names[top].clone(),
-                    base: base.map(|at| names[at].clone()),
-                    job,
-                }
+                self.stream(top, base, raw)?
             }
             Op::Mirror(raw, full, mode, job) => {
                 let below = (!full && length > 1).then(|| names[length - 2].clone());

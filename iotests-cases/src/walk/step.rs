@@ -31,11 +31,13 @@ pub(super) enum End {
 }
 
 /// How a job goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Job {
     /// What the guest does while the job is held in its middle by its speed.
     pub(super) held: Vec<Io>,
-    /// What it does when the job is ready to be completed.
+    /// What is done then, from its start to its end: a change of a bitmap, or a stream of other layers.
+    pub(super) beside: Option<Box<Step>>,
+    /// What the guest does when the job is ready to be completed.
     pub(super) ready: Vec<Io>,
     pub(super) becomes_ready: bool,
     pub(super) end: End,
@@ -45,7 +47,7 @@ pub(super) struct Job {
 
 impl Job {
     pub(super) fn is_held(&self) -> bool {
-        !self.held.is_empty() || self.is_cancelled_early()
+        !self.held.is_empty() || self.beside.is_some() || self.is_cancelled_early()
     }
 
     /// Before it was ready, or done.
@@ -272,6 +274,11 @@ impl Step {
             | Step::Backup { job, .. } => Some(job),
             _ => None,
         }
+    }
+
+    /// Whether each layer can be read while its job runs, and reads as before.
+    pub(super) fn leaves_layers_alone(&self) -> bool {
+        matches!(self, Step::Mirror { .. } | Step::Backup { .. })
     }
 
     /// What its job calls what it does about errors.

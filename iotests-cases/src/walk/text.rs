@@ -324,6 +324,21 @@ impl Job {
                 ));
             }
         }
+        if self.is_held() && step.leaves_layers_alone() {
+            let below = model.below();
+            lines.extend(
+                below.filter_map(|layer| reads(&format!("vm.node(\"{}\")", layer.name), layer)),
+            );
+        }
+        lines.extend(self.beside.iter().flat_map(|step| match &**step {
+            Step::Stream { top, base, .. } => {
+                vec![format!(
+                    "{}.start().await?.wait().await?;",
+                    stream(top, base.as_ref())
+                )]
+            }
+            other => other.text(model),
+        }));
         if self.is_cancelled_early() {
             lines.push("job.force_cancel().await?;".to_owned());
             return lines;
@@ -380,13 +395,7 @@ impl Step {
                 };
                 job(self, &start, j, model)
             }
-            Step::Stream { top, base, job: j } => {
-                let mut start = format!("vm.stream(\"{top}\")");
-                if let Some(base) = base {
-                    let _ = write!(start, ".base(\"{base}\")");
-                }
-                job(self, &start, j, model)
-            }
+            Step::Stream { top, base, job: j } => job(self, &stream(top, base.as_ref()), j, model),
             Step::Mirror {
                 target,
                 shape,
@@ -465,6 +474,14 @@ impl Step {
             Step::Refused(refusal) => vec![refusal.text()],
         }
     }
+}
+
+fn stream(top: &str, base: Option<&String>) -> String {
+    let mut start = format!("vm.stream(\"{top}\")");
+    if let Some(base) = base {
+        let _ = write!(start, ".base(\"{base}\")");
+    }
+    start
 }
 
 impl Refusal {

@@ -25,6 +25,7 @@ fn job(held: Vec<Io>, ready: Vec<Io>, end: End) -> Job {
     let becomes_ready = !ready.is_empty();
     Job {
         held,
+        beside: None,
         ready,
         becomes_ready,
         end,
