@@ -411,7 +411,10 @@ impl Resolver {
         snapshot: Option<&RawShape>,
         fails: u8,
     ) -> Option<Step> {
-        let mut known: Vec<String> = self.model.active().bitmaps.keys().cloned().collect();
+        let is_refused = fails < 5;
+        let bitmaps_there = &self.model.active().bitmaps;
+        let is_stored = |name: &str| bitmaps_there.get(name).is_some_and(|bits| bits.persistent);
+        let mut known: Vec<String> = bitmaps_there.keys().cloned().collect();
         let mut actions = Vec::new();
         for raw in bitmaps {
             let names: Vec<&String> = known.iter().collect();
@@ -419,6 +422,10 @@ impl Resolver {
                 continue;
             };
             let is_last = change == Change::Remove;
+            if is_last && is_refused && is_stored(&name) {
+                // It goes from the image all the same (docs/qemu-findings.md).
+                continue;
+            }
             if matches!(change, Change::Add { .. }) {
                 known.push(name.clone());
             }
@@ -444,7 +451,7 @@ impl Resolver {
                 says: "cannot be the same",
             },
         };
-        if fails < 5 {
+        if is_refused {
             let at = usize::from(fails).min(actions.len());
             actions.insert(at, refused);
         }
