@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
+use imgtools::qcow2;
 use iotests_core::author::MachineBuilder;
 use iotests_core::prelude::*;
 
@@ -258,6 +259,40 @@ async fn are_stored_each_as_it_is(t: &mut Test) -> CaseResult {
     vm.shutdown().await?;
     disk.assert_clean().await?;
     disk.info().json().await?.assert_absent("format-specific/data/bitmaps")
+}
+
+rows! {
+    WAYS: bool;
+    "by-itself" => false;
+    "in-a-transaction" => true;
+}
+
+/// A persistent bitmap that is removed before its image was closed has gone; the one that is stored stays.
+#[case(rows = WAYS)]
+async fn goes_before_it_is_stored(t: &mut Test, in_transaction: &bool) -> CaseResult {
+    let disk = t.image("disk").size(GIB).create().await?;
+    let host = t.host().blockdev(&disk);
+    let vm = host.launch().await?;
+    add_bitmap(&vm).await?;
+    vm.shutdown().await?;
+
+    let vm = host.launch().await?;
+    vm.bitmap("disk", "new").add().persistent().await?;
+    vm.node("disk").write(0x11, 0..CLUSTER).await?;
+    let new = json!({"node": "disk", "name": "new"});
+    match in_transaction {
+        true => {
+            let removal = json!({"type": "block-dirty-bitmap-remove", "data": new});
+            vm.cmd("transaction", json!({"actions": [removal]})).await?
+        }
+        false => vm.bitmap("disk", "new").remove().await?,
+    };
+    check!(!vm.bitmap("disk", "new").exists().await?);
+    vm.shutdown().await?;
+    let names: Vec<_> = qcow2::Image::open(disk.file())?.bitmaps()?;
+    let names: Vec<_> = names.iter().map(|bitmap| bitmap.name.as_str()).collect();
+    check!(names == ["bitmap0"]);
+    disk.assert_clean().await
 }
 
 /// The same disk, read-only.

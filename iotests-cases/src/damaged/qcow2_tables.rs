@@ -195,6 +195,28 @@ async fn are_reported_for_reserved_bits(t: &mut Test, edit: &fn(&Tables) -> Edit
     image.assert_reads(&[(0x11, 0..CLUSTER)]).await
 }
 
+/// A check says in JSON how many clusters leak, and a repair how many of them it freed.
+#[case(host = Host::None, unsupported_imgopts = ["refcount_bits"])]
+async fn with_leaks_are_counted_when_they_are_repaired(t: &mut Test) -> CaseResult {
+    let image = t.image("disk").size(4 * MIB).write(0x11, 0..CLUSTER).create().await?;
+    let block = Tables::of(&image)?.block;
+    // Nobody has the cluster behind the end of the file.
+    let file = std::fs::OpenOptions::new().write(true).open(image.file())?;
+    let end = file.metadata()?.len().div_ceil(CLUSTER);
+    file.set_len((end + 1) * CLUSTER)?;
+    Edit::Be16(block + 2 * end, 1).apply(&image)?;
+
+    let check = ["check", "-f", "qcow2", "--output=json", image.filename()];
+    let found = t.qemu_img(check).any_status().await?;
+    let found: Value = serde_json::from_slice(&found.stdout)?;
+    check!(found["leaks"] == 1, "{found}");
+    let repaired = t.qemu_img(check.into_iter().chain(["-r", "all"])).json().await?;
+    check!(repaired["leaks-fixed"] == 1, "{repaired}");
+    check!(repaired["leaks"].is_null(), "{repaired}");
+    image.assert_clean().await?;
+    image.assert_reads(&[(0x11, 0..CLUSTER)]).await
+}
+
 /// The descriptor of compressed data: its place, above that the number of further sectors, and a flag.
 const COMPRESSED: u64 = 1 << 62;
 const SECTORS: u32 = 54;

@@ -30,14 +30,9 @@ async fn are_not_followed(t: &mut Test, damage: &Damage) -> CaseResult {
     image.snapshot("then").await?;
     image.write(0x22, 0..CLUSTER).await?;
     let bytes = std::fs::read(image.file())?;
-    let be64 = |at: u64| {
-        let at = bytes.get(at as usize..).and_then(|rest| rest.first_chunk());
-        at.map(|at| u64::from_be_bytes(*at))
-            .ok_or_else(|| Failure::new("an offset behind the file"))
-    };
     // Where the header names the table of snapshots.
-    let entry = be64(64)?;
-    (damage.edit)(entry, be64(entry)?).apply(&image)?;
+    let entry = be64(&bytes, 64)?;
+    (damage.edit)(entry, be64(&bytes, entry)?).apply(&image)?;
 
     let file = image.file_bytes()?;
     image.go_back_to("then").expect_error(damage.error).await?;
@@ -54,4 +49,33 @@ async fn are_not_followed(t: &mut Test, damage: &Damage) -> CaseResult {
     image.assert_reads(&[(0x11, 0..4 * MIB), (0x22, 0..CLUSTER)]).await?;
     check!(qcow2::Image::open(image.file())?.header().incompatible_features == 0);
     Ok(())
+}
+
+/// More data about a snapshot than is allowed is cut by a repair; the snapshot and the image stay.
+#[case(host = Host::None)]
+async fn that_say_too_much_are_repaired(t: &mut Test) -> CaseResult {
+    let image = t.image("disk").size(4 * MIB).fill(0x11).create().await?;
+    image.snapshot("then").await?;
+    let bytes = std::fs::read(image.file())?;
+    let entry = be64(&bytes, 64)?;
+    // Behind what is fixed is the length of what is not; the table has a cluster, and zeroes behind its only entry.
+    Edit::Be32(entry + 36, 2000).apply(&image)?;
+
+    let checked = image.check().any_status().await?;
+    check!(!checked.status.is_success(), "a check finds nothing");
+    let repair = ["check", "-f", "qcow2", "-r", "all", image.filename()];
+    let said = t.qemu_img(repair).text().await?;
+    check!(
+        said.contains("1/1 corruptions") || said.contains("1 corruptions"),
+        "{said}"
+    );
+    image.assert_clean().await?;
+    image.assert_fill(0x11).await
+}
+
+/// Eight bytes of a file.
+fn be64(bytes: &[u8], at: u64) -> CaseResult<u64> {
+    let at = bytes.get(at as usize..).and_then(|rest| rest.first_chunk());
+    at.map(|at| u64::from_be_bytes(*at))
+        .ok_or_else(|| Failure::new("an offset behind the file"))
 }

@@ -28,6 +28,19 @@ async fn a_machine_tells_data_from_holes(t: &mut Test) -> CaseResult {
     Ok(())
 }
 
+/// Holes of a file are holes to a client.
+#[case(formats = [RAW], needs = [Tool(ToolKind::Nbd)])]
+async fn holes_of_a_file_are_holes(t: &mut Test) -> CaseResult {
+    let data = 256 * KIB..512 * KIB;
+    let disk = t.image("disk").size(MIB).write(0xcd, data.clone()).create().await?;
+    let server = t.nbd_server(&disk).export("exp").start().await?;
+    let client = nbd::Client::builder().context("base:allocation");
+    let client = client.connect_uri(&server.uri().parse()?).await?;
+    assert_reported(&client, &[data]).await?;
+    client.disconnect().await?;
+    Ok(())
+}
+
 /// Clusters of zeroes take no space in the file, and so are holes to a client like any other; all of
 /// an image is reported in one answer, or one piece to a client that wants no more.
 #[case(needs = [Tool(ToolKind::Nbd)])]

@@ -135,6 +135,18 @@ async fn is_refused(t: &mut Test, refusal: &Refusal) -> CaseResult {
     image.assert_fill(0x11).await
 }
 
+/// A raw file shrinks only when that is asked for as well.
+#[case(formats = [RAW], groups = [QUICK])]
+async fn is_refused_for_a_raw_file(t: &mut Test) -> CaseResult {
+    let image = t.image("disk").size(MIB).fill(0x11).create().await?;
+    let before = image.file_bytes()?;
+    image.resize(512 * KIB).expect_error("Use the --shrink option").await?;
+    before.assert_unchanged()?;
+    image.shrink(512 * KIB).await?;
+    check!(image.size().await? == 512 * KIB);
+    image.assert_fill(0x11).await
+}
+
 /// A snapshot still has all that the image held before it was made smaller.
 #[case(groups = [QUICK], unsupported_imgopts = ["data_file", "refcount_bits=1"])]
 async fn leaves_a_snapshot_as_it_is(t: &mut Test) -> CaseResult {

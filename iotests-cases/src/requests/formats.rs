@@ -74,3 +74,20 @@ async fn hide_what_is_below_zeroes(t: &mut Test) -> CaseResult {
     top.assert_clean().await?;
     base.assert_fill(0x11).await
 }
+
+/// The text that names the parts of an image stays whole when it is long, and the image is written to.
+#[case(formats = [VMDK], protocols = [FILE])]
+async fn keep_a_long_description(t: &mut Test) -> CaseResult {
+    // Each part of 2 GiB has a line with this name.
+    let disk = t.image(&"n".repeat(60)).size(240 * GIB);
+    let disk = disk.option("subformat", "twoGbMaxExtentSparse").create().await?;
+    let text = std::fs::read_to_string(disk.file())?;
+    check!(text.len() > 10 * KIB as usize);
+    disk.io(["write -P 0x11 0 64k", "write -P 0x22 239G 64k"]).await?;
+    let now = std::fs::read_to_string(disk.file())?;
+    // The number that a write changes; the text fills whole sectors then.
+    let is_fixed = |line: &&str| !line.starts_with("CID=");
+    let now = now.trim_end_matches('\0').lines().filter(is_fixed);
+    check!(now.eq(text.lines().filter(is_fixed)));
+    disk.assert_reads(&[(0x11, 0..CLUSTER), (0x22, 239 * GIB..239 * GIB + CLUSTER)]).await
+}

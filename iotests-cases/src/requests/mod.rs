@@ -10,6 +10,7 @@ defaults! {
 mod copy_on_read;
 mod formats;
 mod fuse;
+mod quorum;
 mod vhost_user;
 
 const SIZE: u64 = MIB;

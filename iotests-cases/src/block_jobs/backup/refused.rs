@@ -208,3 +208,32 @@ async fn is_a_user_that_is_in_the_way_of_others(t: &mut Test) -> CaseResult {
     vm.shutdown().await?;
     Ok(())
 }
+
+/// A backup can copy what a stored bitmap of a read-only node has, and must leave that bitmap as it is.
+#[case]
+async fn that_would_change_the_bitmap_of_a_read_only_node(t: &mut Test) -> CaseResult {
+    let disk = t.image("disk").size(MIB).fill(0x11).create().await?;
+    let copy = t.image("copy").size(MIB).create().await?;
+    let vm = t.host().blockdev(&disk).launch().await?;
+    vm.bitmap("disk", "stored").add().persistent().await?;
+    vm.node("disk").write(0x22, 0..CLUSTER).await?;
+    vm.shutdown().await?;
+
+    let file = disk.file_bytes()?;
+    let host = t.host().blockdev(disk.node().read_only(true)).blockdev(&copy);
+    let vm = host.launch().await?;
+    let usual = json!({"job-id": "job", "device": "disk", "target": "copy", "bitmap": "stored"});
+    for mode in ["on-success", "always"] {
+        let more = json!({"sync": "bitmap", "bitmap-mode": mode});
+        let why = "Bitmap 'stored' is readonly and cannot be modified";
+        vm.cmd("blockdev-backup", with(&usual, more)).refused(why).await?;
+    }
+    let incremental = with(&usual, json!({"sync": "incremental"}));
+    vm.cmd("blockdev-backup", incremental).refused("is readonly").await?;
+    let job = vm.backup("disk").to("copy").sync("bitmap").set("bitmap", "stored");
+    job.set("bitmap-mode", "never").run().await?;
+    vm.bitmap("disk", "stored").assert(json!({"count": CLUSTER, "busy": false})).await?;
+    vm.shutdown().await?;
+    file.assert_unchanged()?;
+    copy.assert_reads(&[(0x22, 0..CLUSTER)]).await
+}

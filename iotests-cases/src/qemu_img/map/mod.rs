@@ -246,6 +246,23 @@ async fn knows_holes(t: &mut Test, length: &u64) -> CaseResult {
     Ok(())
 }
 
+/// What was never written to an image whose blocks are all there is known as zeroes where the file has holes.
+#[case(formats = [VDI])]
+async fn knows_holes_of_a_static_image(t: &mut Test) -> CaseResult {
+    let disk = t.image("disk").size(32 * MIB).option("static", "on").create().await?;
+    disk.write(0x11, 8 * MIB..9 * MIB).await?;
+    let map = disk.map().await?;
+    let is_zero = |at: u64| {
+        let inside = map.iter().find(|extent| extent.start <= at && at < extent.end());
+        inside.map(|extent| extent.zero)
+    };
+    check!(is_zero(8 * MIB + CLUSTER) == Some(false), "{map:?}");
+    for hole in [4 * MIB, 16 * MIB, 32 * MIB - CLUSTER] {
+        check!(is_zero(hole) == Some(true), "{map:?}");
+    }
+    disk.assert_reads(&[(0x11, 8 * MIB..9 * MIB)]).await
+}
+
 rows! {
     LENGTHS: u64;
     "whole-sectors" => MIB;
