@@ -399,3 +399,57 @@ async fn waits_for_readers(t: &mut Test) -> CaseResult {
     vm.shutdown().await?;
     disk.assert_reads(new).await
 }
+
+rows! {
+    /// Where others read of the snapshot: the same, a part, what overlaps at an end, and all around.
+    OVERLAPS: Range<u64>;
+    "the-same" => AT;
+    "a-part" => AT.start + 4096..AT.end - 4096;
+    "the-start" => AT.start - CLUSTER..AT.start + 512;
+    "the-end" => AT.end - 512..AT.end + CLUSTER;
+    "all-around" => 0..SIZE;
+}
+
+/// While one client reads the snapshot, others read what overlaps with it, and ask what is there, and none of them
+/// waits. (On an emulator, where blkdebug holds the first reader alone.)
+#[case(groups = [QUICK], host = System, rows = OVERLAPS)]
+async fn serves_several_readers(t: &mut Test, range: &Range<u64>) -> CaseResult {
+    let disk = t.image("disk").size(SIZE).content(old()).create().await?;
+    let copies = t.image("copies").format(RAW).size(SIZE).create().await?;
+    let vm = t.vm().disk(Disk::of(&disk).with_breakpoints());
+    let vm = vm.blockdev(&copies).launch().await?;
+    let export = freeze(&vm, &json!({})).await?;
+    let first = export.client().await?;
+    let other = nbd::Client::builder().context("base:allocation");
+    let other = other.connect_uri(&export.uri()?.parse()?).await?;
+
+    let held = vm.disk("disk").hold("read_aio").await?;
+    let read = async { Ok(first.read(AT.start, CLUSTER).await?) };
+    let meanwhile = async {
+        held.wait_hit().await?;
+        let length = range.end - range.start;
+        let found = other.read(range.start, length).await?;
+        let status = other.map("base:allocation", range.clone()).await?;
+        // So they had an answer while the first one waited.
+        held.resume().await?;
+        CaseResult::Ok((found, status))
+    };
+    let (read, (found, status)) = tokio::try_join!(read, meanwhile)?;
+    check!(read.iter().all(|found| *found == old().byte_at(AT.start)));
+    for (at, byte) in (range.start..).zip(&found).step_by(512) {
+        check!(*byte == old().byte_at(at), "at {at:#x}");
+    }
+    check!(
+        status.iter().all(|part| part.base().is_empty()),
+        "{status:?}"
+    );
+
+    // The readers are gone: nobody waits for them.
+    vm.disk("disk").write(0x77, AT).await?;
+    export.assert_reads(old()).await?;
+    first.disconnect().await?;
+    other.disconnect().await?;
+    thaw(&vm, export).await?;
+    vm.shutdown().await?;
+    disk.assert_reads(old().written(0x77, AT)).await
+}

@@ -16,6 +16,7 @@ mod headers;
 mod parallels;
 mod qcow2_tables;
 mod snapshots;
+mod vhd;
 mod words;
 
 /// A change of a file.

@@ -57,3 +57,63 @@ async fn with_too_long_a_table_can_be_repaired(t: &mut Test) -> CaseResult {
     repair.any_status().await?;
     Ok(())
 }
+
+/// See docs/qemu-findings.md.
+const CHECK_ABORTS: KnownBug = known(
+    "a check of a Parallels image with a cluster that is not all in its file aborts, unless it repairs",
+    "Assertion `ret != -E2BIG' failed",
+    since(8, 2),
+);
+
+rows! {
+    /// How much of the file is missing.
+    CUTS: u64;
+    "by-a-sector" => 512;
+    "by-a-part-of-a-cluster" => 300 * KIB;
+    "by-a-cluster" => MIB;
+    "by-more-than-a-cluster" => MIB + 300 * KIB;
+}
+
+/// An image whose file was cut: what is not in it as a whole is lost in a repair, and all else is there.
+#[case(formats = [PARALLELS], host = Host::None, needs = [since(8, 2)], rows = CUTS)]
+async fn that_were_cut_can_be_repaired(t: &mut Test, cut: &u64) -> CaseResult {
+    let (image, kept) = cut_image(t, *cut).await?;
+    let repair = image.check().with(|call| call.repair(Repair::All));
+    let repaired = repair.any_status().await?.combined_text();
+    check!(
+        repaired.contains("is outside image"),
+        "a repair finds nothing"
+    );
+    image.assert_clean().await?;
+    image.assert_reads(&kept).await?;
+    let again = 3 * MIB..4 * MIB;
+    image.write(0x22, again.clone()).await?;
+    image.assert_reads(kept.written(0x22, again)).await?;
+    image.assert_clean().await
+}
+
+/// A check that does not repair finds what is not in the file as a whole, and leaves the file as it is.
+#[case(
+    formats = [PARALLELS], host = Host::None, needs = [since(8, 2)], rows = CUTS,
+    known_bugs = [CHECK_ABORTS],
+)]
+async fn that_were_cut_are_noticed(t: &mut Test, cut: &u64) -> CaseResult {
+    let (image, _) = cut_image(t, *cut).await?;
+    let file = image.file_bytes()?;
+    let checked = image.check().any_status().await?;
+    check!(
+        checked.combined_text().contains("is outside image"),
+        "a check finds nothing"
+    );
+    check!(checked.status.code() == Some(2));
+    file.assert_unchanged()
+}
+
+/// An image of four clusters whose file ends earlier, and what is left of it.
+async fn cut_image(t: &Test, cut: u64) -> CaseResult<(Image, Content)> {
+    let all = Content::nothing().numbered(0x20, 0..4 * MIB);
+    let image = t.image("disk").size(4 * MIB).content(&all).create().await?;
+    Edit::Cut(std::fs::metadata(image.file())?.len() - cut).apply(&image)?;
+    let left = 4 - cut.div_ceil(MIB);
+    Ok((image, Content::nothing().with_part_of(&all, 0..left * MIB)))
+}

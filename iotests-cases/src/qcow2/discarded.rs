@@ -10,6 +10,21 @@ enum How {
     ZeroAndUnmap,
 }
 
+impl How {
+    async fn apply(&self, vm: &Machine, range: &Range<u64>) -> CaseResult {
+        let (node, start) = (vm.node("disk"), range.start);
+        let length = range.end - start;
+        match self {
+            How::Discard => node.discard(range.clone()).await,
+            How::Zero => node.zero(range.clone()).await,
+            How::ZeroAndUnmap => {
+                node.io(&format!("write -z -u {start} {length}")).await?;
+                Ok(())
+            }
+        }
+    }
+}
+
 rows! {
     HOW: How;
     "discarded" => How::Discard;
@@ -50,13 +65,7 @@ async fn does_not_come_back(t: &mut Test, kind: &Kind, how: &How) -> CaseResult 
             (start..start + 512, small)
         }))
     {
-        let node = vm.node("disk");
-        let (start, length) = (range.start, range.end - range.start);
-        match how {
-            How::Discard => node.discard(range.clone()).await?,
-            How::Zero => node.zero(range.clone()).await?,
-            How::ZeroAndUnmap => drop(node.io(&format!("write -z -u {start} {length}")).await?),
-        }
+        how.apply(&vm, &range).await?;
         if !matches!(how, How::Discard) || whole && !version_2 {
             expected = expected.zeroes(range);
         }
@@ -64,6 +73,40 @@ async fn does_not_come_back(t: &mut Test, kind: &Kind, how: &How) -> CaseResult 
     vm.node("disk").assert_reads(&expected).await?;
     vm.shutdown().await?;
     disk.assert_reads(&expected).await?;
+    disk.assert_clean().await?;
+    base.assert_fill(0x11).await
+}
+
+/// With `discard-no-unref`, clusters of data keep their place when they are discarded or zeroed, and get new data
+/// there; those that have none get none.
+#[case(
+    rows = (KINDS, HOW), fixed_in = fix(["8.2"], "b2b109041e"),
+    needs = [Schema("blockdev-add/arg-type/+qcow2/discard-no-unref")],
+    excluded = [
+        exclude(&["version-2", "*"], "it has no zeroes to record there"),
+        exclude(&["*", "zeroed"], "that keeps the place anyway"),
+    ],
+)]
+async fn keeps_its_place_where_that_is_asked(t: &mut Test, kind: &Kind, how: &How) -> CaseResult {
+    let (base, disk) = kind.create(t, &OWN).await?;
+    let before = places(&disk)?;
+    let node = disk.node().set("discard", "unmap").set("discard-no-unref", true);
+    let vm = t.host().blockdev(&node).launch().await?;
+    let mut expected = OWN.over(&Content::nothing().written(0x11, 0..SIZE));
+    for range in WHOLE {
+        how.apply(&vm, &range).await?;
+        expected = expected.zeroes(range);
+    }
+    vm.node("disk").assert_reads(&expected).await?;
+    vm.shutdown().await?;
+    check!(places(&disk)? == before);
+    disk.assert_reads(&expected).await?;
+    disk.assert_clean().await?;
+
+    let again = WHOLE[0].clone();
+    disk.write(0x33, again.clone()).await?;
+    check!(places(&disk)? == before);
+    disk.assert_reads(expected.written(0x33, again)).await?;
     disk.assert_clean().await?;
     base.assert_fill(0x11).await
 }

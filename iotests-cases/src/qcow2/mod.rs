@@ -1,5 +1,6 @@
 //! What becomes of data in qcow2 images, of each kind that there is.
 
+use imgtools::qcow2::{self, Mapping};
 use iotests_core::prelude::*;
 
 defaults! {
@@ -9,6 +10,7 @@ defaults! {
     ],
 }
 
+mod compressed;
 mod discarded;
 mod failing;
 mod in_flight;
@@ -45,4 +47,18 @@ impl Kind {
         }
         Ok((base, disk.create().await?))
     }
+}
+
+/// Where the clusters of the disk are in its file, as far as they have a place.
+fn places(disk: &Image) -> CaseResult<Vec<Option<u64>>> {
+    let image = qcow2::Image::open(&**disk.file())?;
+    let starts = (0..SIZE).step_by(image.header().cluster_size() as usize);
+    let place = |start| {
+        Ok(match image.lookup(start)? {
+            Mapping::Data { host, .. } | Mapping::Compressed { host, .. } => Some(host),
+            Mapping::Zero { host } => host,
+            _ => None,
+        })
+    };
+    starts.map(place).collect()
 }

@@ -17,6 +17,7 @@ mod map;
 mod measure;
 mod rebase;
 mod shrink;
+mod snapshots;
 mod untrusted;
 
 /// See docs/qemu-findings.md.

@@ -198,3 +198,43 @@ async fn get_a_compress_filter(t: &mut Test) -> CaseResult {
     image.assert_reads(held).await?;
     image.assert_clean().await
 }
+
+/// An image of another format is moved to a node above its file, to another one and back, and has all that was
+/// written meanwhile; a driver that cannot do that refuses it.
+#[case(formats = [VMDK, VDI, VHDX, VPC, PARALLELS, QED, QCOW])]
+async fn are_replaced_below_each_format(t: &mut Test) -> CaseResult {
+    let step = 3 * MIB;
+    let image = t.image("disk").size(8 * step).write(0x11, 0..MIB).create().await?;
+    let file = image.protocol_node().node_name("file");
+    let vm = t.host().blockdev(file).disk(Disk::of(image.node().file("file")));
+    let vm = vm.launch().await?;
+    let mut held = Content::nothing().written(0x11, 0..MIB);
+    let mut below = "file";
+    for (turn, next) in (0..).zip(["first", "second", "file", "third"]) {
+        // Into what is new, and over what is there.
+        let start = turn * step + MIB;
+        for (byte, at) in [(0x30, start..start + CLUSTER), (0x40, 4096..8192)] {
+            let byte = byte + turn as u8;
+            vm.disk("disk").write(byte, at.clone()).await?;
+            held = held.written(byte, at);
+        }
+        if next != "file" {
+            // Now, because it does not see how the file grows below it.
+            vm.add_node(Node::new("raw").node_name(next).file("file")).await?;
+        }
+        let reopened = vm.reopen("disk", |node| node.file(next));
+        if t.format() == PARALLELS {
+            reopened.refused("does not support reopening files").await?;
+        } else {
+            reopened.await?;
+            below = next;
+        }
+        vm.assert_block_path("disk", "/file", below).await?;
+        vm.disk("disk").assert_reads(&held).await?;
+    }
+    let end = 7 * step..7 * step + CLUSTER;
+    vm.disk("disk").write(0x55, end.clone()).await?;
+    vm.shutdown().await?;
+    image.assert_reads(held.written(0x55, end)).await?;
+    image.assert_clean().await
+}
