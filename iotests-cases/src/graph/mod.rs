@@ -10,6 +10,7 @@ use crate::served::Served;
 defaults! { groups = [RW] }
 
 mod children;
+mod inactive;
 mod internal_snapshot;
 mod reopen;
 mod resize;
