@@ -26,13 +26,17 @@ rows! {
     "what-is-not" => (CLUSTER, &[(0, CLUSTER)]), &[(CLUSTER, &[(MIB - CLUSTER, MIB)])],
         &[(0, CLUSTER), (MIB - CLUSTER, MIB)];
     "two-of-which-one-has-nothing" => (CLUSTER, &[(0, CLUSTER)]),
-        &[(CLUSTER, &[(2 * CLUSTER, 3 * CLUSTER)]), (CLUSTER, &[])], &[(0, CLUSTER), (2 * CLUSTER, 3 * CLUSTER)];
+        &[(CLUSTER, &[(2 * CLUSTER, 3 * CLUSTER)]), (CLUSTER, &[])],
+        &[(0, CLUSTER), (2 * CLUSTER, 3 * CLUSTER)];
     "two-of-which-the-last-has-something" => (CLUSTER, &[(0, CLUSTER)]),
-        &[(CLUSTER, &[]), (CLUSTER, &[(2 * CLUSTER, 3 * CLUSTER)])], &[(0, CLUSTER), (2 * CLUSTER, 3 * CLUSTER)];
-    "a-finer-one" => (CLUSTER, &[(0, CLUSTER)]), &[(512, &[(2 * CLUSTER + 512, 2 * CLUSTER + 1024)])],
+        &[(CLUSTER, &[]), (CLUSTER, &[(2 * CLUSTER, 3 * CLUSTER)])],
+        &[(0, CLUSTER), (2 * CLUSTER, 3 * CLUSTER)];
+    "a-finer-one" => (CLUSTER, &[(0, CLUSTER)]),
+        &[(512, &[(2 * CLUSTER + 512, 2 * CLUSTER + 1024)])],
         &[(0, CLUSTER), (2 * CLUSTER, 3 * CLUSTER)];
     "a-finer-one-of-nothing" => (CLUSTER, &[(0, CLUSTER)]), &[(512, &[])], &[(0, CLUSTER)];
-    "a-coarser-one" => (512, &[(0, 512)]), &[(CLUSTER, &[(2 * CLUSTER + 512, 2 * CLUSTER + 1024)])],
+    "a-coarser-one" => (512, &[(0, 512)]),
+        &[(CLUSTER, &[(2 * CLUSTER + 512, 2 * CLUSTER + 1024)])],
         &[(0, 512), (2 * CLUSTER, 3 * CLUSTER)];
     "a-coarser-one-of-nothing" => (512, &[(0, 512)]), &[(CLUSTER, &[])], &[(0, 512)];
     "a-coarser-one-at-the-end" => (512, &[]), &[(2 * MIB, &[(MIB - 512, MIB)])], &[(0, MIB)];

@@ -401,7 +401,7 @@ async fn waits_for_readers(t: &mut Test) -> CaseResult {
 }
 
 rows! {
-    /// Where others read of the snapshot: the same, a part, what overlaps at an end, and all around.
+    /// Where others read of the snapshot: the same, a part, what overlaps at an end, all around.
     OVERLAPS: Range<u64>;
     "the-same" => AT;
     "a-part" => AT.start + 4096..AT.end - 4096;

@@ -15,7 +15,8 @@ struct Verb {
 rows! {
     VERBS: Verb { option, error };
     "taken" => "-c", "Could not create snapshot 'then'";
-    "gone-back-to" => "-a", "Could not apply snapshot 'then': Block driver does not support snapshots";
+    "gone-back-to" => "-a",
+        "Could not apply snapshot 'then': Block driver does not support snapshots";
     "deleted" => "-d", "Could not delete snapshot 'then': snapshot not found";
 }
 
@@ -73,4 +74,17 @@ async fn are_those_of_the_file_below(t: &mut Test) -> CaseResult {
     }
     snapshot("-d", "then").expect_error("Could not delete snapshot 'then'").await?;
     outer.assert_clean().await
+}
+
+/// An image whose data are in another file cannot have any, since that file would not go back with it.
+#[case(formats = [QCOW2], unsupported_imgopts = ["data_file", "compat"])]
+async fn cannot_be_where_the_data_are_elsewhere(t: &mut Test) -> CaseResult {
+    let data = t.file("data")?;
+    let disk = t.image("disk").size(SIZE).option("data_file", data.as_str());
+    let disk = disk.write(0x11, 0..MIB).create().await?;
+    let file = disk.file_bytes()?;
+    disk.snapshot("then").expect_error("Could not create snapshot 'then'").await?;
+    file.assert_unchanged()?;
+    disk.assert_reads(&[(0x11, 0..MIB)]).await?;
+    disk.assert_clean().await
 }
