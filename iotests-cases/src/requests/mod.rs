@@ -11,6 +11,7 @@ mod copy_on_read;
 mod formats;
 mod fuse;
 mod vhost_user;
+mod zeroes;
 
 const SIZE: u64 = MIB;
 
