@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use iotests_core::prelude::*;
+use nbd::client::MapEntry;
 use nbd::proto::{BaseAllocation, CommandFlags};
 
 use crate::json::items;
@@ -59,6 +60,96 @@ async fn written_zeroes_are_holes(t: &mut Test) -> CaseResult {
     }
     client.disconnect().await?;
     Ok(())
+}
+
+/// How it is asked.
+struct Asked {
+    contexts: &'static [&'static str],
+    again: &'static [&'static str],
+}
+
+const ALLOCATION: &str = "base:allocation";
+const DEPTH: &str = "qemu:allocation-depth";
+
+rows! {
+    /// One client after another, and what each of them asks for.
+    ASKED: Asked { contexts, again };
+    "depth-and-allocation" => &[DEPTH], &[ALLOCATION];
+    "allocation-and-depth" => &[ALLOCATION], &[DEPTH];
+    "both-at-once" => &[DEPTH, ALLOCATION], &[ALLOCATION, DEPTH];
+}
+
+rows! {
+    /// Who serves it, and whether it is the file itself.
+    SERVERS: Option<bool>;
+    "of-the-image" => Some(false), host = Any;
+    "of-the-file" => Some(true), host = Any;
+    "of-qemu-nbd" => None, needs = [Tool(ToolKind::Nbd)];
+}
+
+/// Where there is data, and where there are holes, is reported the same whatever was asked before, and what is
+/// written is reported from then on.
+#[case(formats = [RAW], rows = (ASKED, SERVERS))]
+async fn holes_stay_holes_whatever_is_asked(
+    t: &mut Test,
+    asked: &Asked,
+    server: &Option<bool>,
+) -> CaseResult {
+    let disk = t.image("disk").size(MIB);
+    let disk = disk
+        .write(0xcd, CLUSTER..2 * CLUSTER)
+        .write(0xcd, 512 * KIB..640 * KIB)
+        .create()
+        .await?;
+    let mut data = vec![CLUSTER..2 * CLUSTER, 512 * KIB..640 * KIB];
+    let (vm, nbd, uri);
+    match server {
+        Some(of_the_file) => {
+            let node = match of_the_file {
+                true => disk.protocol_node().node_name("disk"),
+                false => disk.node(),
+            };
+            let launched = t.host().blockdev(node).launch().await?;
+            let export = launched.export("disk").writable().set("allocation-depth", true).await?;
+            (uri, vm, nbd) = (export.uri()?, Some(launched), None);
+        }
+        None => {
+            let server = t.nbd_server(&disk).export("disk").arg("--allocation-depth");
+            let server = server.start().await?;
+            (uri, vm, nbd) = (server.uri(), None, Some(server));
+        }
+    }
+    let uri = uri.parse()?;
+    for written in [256 * KIB..320 * KIB, 0..0] {
+        for contexts in [asked.contexts, asked.again, asked.contexts] {
+            let client = nbd::Client::builder().contexts(contexts.iter().copied());
+            let client = client.connect_uri(&uri).await?;
+            for (context, map) in client.maps(0..MIB).await? {
+                match &*context {
+                    ALLOCATION => check!(with_data(&map) == data, "{map:x?}"),
+                    _ => check!(map.iter().all(|piece| piece.status == 1), "{map:x?}"),
+                }
+            }
+            client.disconnect().await?;
+        }
+        if !written.is_empty() {
+            let client = nbd::Client::builder().connect_uri(&uri).await?;
+            client.write(written.start, vec![0xcd; CLUSTER as usize]).await?;
+            client.disconnect().await?;
+            data.insert(1, written);
+        }
+    }
+    if let Some(vm) = vm {
+        vm.shutdown().await?;
+    }
+    drop(nbd);
+    Ok(())
+}
+
+/// Where data is reported.
+fn with_data(map: &[MapEntry]) -> Vec<Range<u64>> {
+    let data = map.iter().filter(|piece| piece.base().is_empty());
+    data.map(|piece| piece.offset..piece.end()).collect()
 }
 
 /// A client sees data in these parts and in no other; it reads that, and zeroes

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 
 use imgtools::raw;
-use iotests_core::author::TestFile;
+use iotests_core::author::{ExportBuilder, TestFile};
 
 use super::*;
 
@@ -160,14 +160,31 @@ rows! {
     "that-does-not" => false;
 }
 
+rows! {
+    THREADS: bool;
+    "in-the-main-thread" => false;
+    "in-an-iothread" => true;
+}
+
+const THREAD: &str = "one";
+
+/// An export to write to, which grows or not, and is served by the iothread or not.
+fn served<'m>(vm: &'m Machine, growable: bool, threaded: bool) -> ExportBuilder<'m> {
+    let export = vm.export("disk").writable().set("growable", growable);
+    match threaded {
+        true => export.iothread(THREAD),
+        false => export,
+    }
+}
+
 /// Across the end as much is read as there is, and written as there is room for, which is all if the export
 /// grows; what it grows over reads as zeroes.
-#[case(formats = [RAW], rows = GROWABLE, needs = [Fuse], unconfined = true)]
-async fn ends_with_an_image(t: &mut Test, growable: &bool) -> CaseResult {
+#[case(formats = [RAW], rows = (GROWABLE, THREADS), needs = [Fuse], unconfined = true)]
+async fn ends_with_an_image(t: &mut Test, growable: &bool, threaded: &bool) -> CaseResult {
     let disk = t.image("disk").size(SIZE).fill(0x11).create().await?;
-    let vm = t.host().blockdev(&disk).launch().await?;
+    let vm = t.host().iothread(THREAD).blockdev(&disk).launch().await?;
     let file = mountpoint(t, "export")?;
-    let export = vm.export("disk").writable().set("growable", *growable).fuse(&file).await?;
+    let export = served(&vm, *growable, *threaded).fuse(&file).await?;
     let opened = std::fs::File::options().read(true).write(true).open(&file)?;
     let size = || CaseResult::Ok(opened.metadata()?.len());
 
@@ -209,16 +226,17 @@ async fn ends_with_an_image(t: &mut Test, growable: &bool) -> CaseResult {
 
 const EIO: i32 = 5;
 
-/// What is cut off is gone, and what is added reads as zeroes, whether the export grows for writes or not.
-#[case(formats = [QCOW2], rows = GROWABLE, needs = [Fuse], unconfined = true)]
-async fn is_truncated_with_an_image(t: &mut Test, growable: &bool) -> CaseResult {
+/// What is cut off is gone, and what is added reads as zeroes, whether the export grows for writes or not, and
+/// whichever thread serves it.
+#[case(formats = [QCOW2, RAW], rows = (GROWABLE, THREADS), needs = [Fuse], unconfined = true)]
+async fn is_truncated_with_an_image(t: &mut Test, growable: &bool, threaded: &bool) -> CaseResult {
     let disk = t.image("disk").size(SIZE).fill(0x11).create().await?;
-    let vm = t.host().blockdev(&disk).launch().await?;
+    let vm = t.host().iothread(THREAD).blockdev(&disk).launch().await?;
     let file = mountpoint(t, "export")?;
-    let export = vm.export("disk").writable().set("growable", *growable).fuse(&file).await?;
+    let export = served(&vm, *growable, *threaded).fuse(&file).await?;
     let before = vm.state().await?;
     let opened = std::fs::File::options().read(true).write(true).open(&file)?;
-    for size in [SIZE / 2, 2 * SIZE, SIZE / 2 + 512, SIZE] {
+    for size in [SIZE, SIZE / 2, SIZE / 2, 2 * SIZE, SIZE / 2 + 512, SIZE] {
         opened.set_len(size)?;
         check!(opened.metadata()?.len() == size);
         vm.assert_same_graph_as(&before).await?;

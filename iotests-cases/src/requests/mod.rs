@@ -12,6 +12,7 @@ mod formats;
 mod fuse;
 mod quorum;
 mod vhost_user;
+mod zeroes;
 
 const SIZE: u64 = MIB;
 

@@ -1,7 +1,11 @@
 //! What clients of an export over vhost-user are told, and what is left when they keep to no protocol.
 
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
 use std::path::Path;
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
@@ -14,11 +18,19 @@ defaults! {
 }
 
 const GET_FEATURES: u32 = 1;
+const GET_PROTOCOL_FEATURES: u32 = 15;
+const SET_PROTOCOL_FEATURES: u32 = 16;
 const GET_QUEUE_NUM: u32 = 17;
+const SET_BACKEND_CHANNEL: u32 = 21;
 const GET_CONFIG: u32 = 24;
+/// What an export says of itself, if it has a channel for that.
+const CONFIG_CHANGED: u32 = 2;
 /// Features of a block device, by their bits.
 const READ_ONLY: u64 = 1 << 5;
 const PROTOCOL_FEATURES: u64 = 1 << 30;
+/// Features of the protocol, by their bits: a channel of the export's own, and messages about the configuration.
+const BACKEND_CHANNEL: u64 = 1 << 5;
+const CONFIG: u64 = 1 << 9;
 /// The version of messages, and that a message is an answer.
 const VERSION: u32 = 1;
 const REPLY: u32 = 1 << 2;
@@ -71,6 +83,86 @@ async fn served(socket: &Path, writable: bool, block: u64) -> CaseResult<UnixStr
     check!(number(&told[12..20]) == SIZE / 512, "the number of sectors");
     check!(number(&told[32..36]) == block, "the size of a block");
     Ok(client)
+}
+
+/// Gives the export a channel of its own, on which the client hears what it says.
+async fn listen(client: &mut UnixStream) -> CaseResult<UnixStream> {
+    let offered = number(&ask(client, &message(GET_PROTOCOL_FEATURES, &[])).await?);
+    let features = BACKEND_CHANNEL | CONFIG;
+    check!(offered & features == features);
+    client.write_all(&message(SET_PROTOCOL_FEATURES, &features.to_le_bytes())).await?;
+    let (channel, other) = UnixStream::pair()?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let ends = [other.as_fd()];
+    check!(control.push(SendAncillaryMessage::ScmRights(&ends)));
+    let sent = header(SET_BACKEND_CHANNEL, 0);
+    let flags = SendFlags::NOSIGNAL;
+    check!(sendmsg(client.as_fd(), &[IoSlice::new(&sent)], &mut control, flags)? == sent.len());
+    // It has no answer: the next message is read after it.
+    ask(client, &message(GET_QUEUE_NUM, &[])).await?;
+    Ok(channel)
+}
+
+/// A client of an export that is resized.
+struct Resized {
+    listens: bool,
+    threaded: bool,
+}
+
+/// See docs/qemu-findings.md.
+const CUT_OFF: KnownBug = known(
+    "a client without a channel for it is cut off when the disk is resized",
+    "vu_panic: Error while writing: Bad file descriptor",
+    since(8, 1),
+);
+
+/// See docs/qemu-findings.md.
+const NOT_TOLD: KnownBug = known(
+    "a client is never told that the disk has been resized (ca858a5fe9)",
+    "the number of sectors",
+    before(8, 1),
+);
+
+rows! {
+    RESIZED: Resized { listens, threaded };
+    "that-listens" => true, false;
+    "that-listens-to-an-iothread" => true, true, needs = [REMOVED];
+    "that-does-not-listen" => false, false, known_bugs = [CUT_OFF];
+}
+
+/// When the disk gets larger or smaller a client that asks is told the new size, and one that listens hears that
+/// there is something to ask for.
+#[case(rows = RESIZED, known_bugs = [NOT_TOLD])]
+async fn is_told_of_another_size(t: &mut Test, resized: &Resized) -> CaseResult {
+    let disk = t.image("disk").size(SIZE).fill(0x11).create().await?;
+    let vm = t.host().iothread("one").blockdev(&disk).launch().await?;
+    let socket = t.socket("vhost")?;
+    let mut export = vm.export("disk").writable().vhost_user_blk(&socket);
+    if resized.threaded {
+        export = export.iothread("one");
+    }
+    let export = export.await?;
+    let mut client = served(socket.as_ref(), true, 512).await?;
+    let mut channel = match resized.listens {
+        true => Some(listen(&mut client).await?),
+        false => None,
+    };
+    for size in [2 * SIZE, SIZE / 2, SIZE + 3 * 512] {
+        vm.cmd("block_resize", json!({"node-name": "disk", "size": size})).await?;
+        let told = ask(&mut client, &config(24)).await?;
+        check!(number(&told[12..20]) == size / 512, "the number of sectors");
+        if let Some(channel) = &mut channel {
+            let mut heard = [0; 12];
+            channel.read_exact(&mut heard).await?;
+            check!(heard.to_vec() == header(CONFIG_CHANGED, 0));
+        }
+    }
+    drop(client);
+    drop(channel);
+    export.remove().await?;
+    vm.shutdown().await?;
+    disk.assert_reads(&[(0x11, 0..SIZE / 2), (0, SIZE / 2..SIZE + 3 * 512)]).await
 }
 
 /// An export, and what follows from it.
