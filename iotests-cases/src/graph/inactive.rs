@@ -416,8 +416,14 @@ async fn is_read_without_a_copy(t: &mut Test, bottom: &Option<&str>) -> CaseResu
     file.assert_unchanged()?;
     set_active(&vm, "filter", true).await?;
     vm.node("filter").assert_pattern(0x11, 4 * CLUSTER..5 * CLUSTER).await?;
+    vm.node("filter").assert_pattern(0x44, 9 * CLUSTER..10 * CLUSTER).await?;
     vm.shutdown().await?;
-    top.assert_layer(&[(0x22, 0..CLUSTER), (0x11, 4 * CLUSTER..5 * CLUSTER)]).await?;
+    let mut copied = Content::nothing().written(0x22, 0..CLUSTER);
+    copied = copied.written(0x11, 4 * CLUSTER..5 * CLUSTER);
+    if bottom.is_none() {
+        copied = copied.written(0x44, 9 * CLUSTER..10 * CLUSTER);
+    }
+    top.assert_layer(copied).await?;
     top.assert_reads(&shown).await
 }
 
@@ -514,6 +520,32 @@ async fn has_its_bitmaps_again(t: &mut Test) -> CaseResult {
     chain.finish(t, vm, 3).await
 }
 
+/// See docs/qemu-findings.md.
+const EJECTED: KnownBug = known(
+    "another bitmap takes the name of one that is stored, which keeps the image from being activated",
+    "Bitmap already exists: stored",
+    since(10, 0),
+);
+
+/// A bitmap that is added meanwhile is not in the way of the one of that name that is stored.
+#[case(groups = [QUICK, BITMAP], known_bugs = [EJECTED])]
+async fn keeps_the_name_of_a_stored_bitmap(t: &mut Test) -> CaseResult {
+    let disk = t.image("disk").size(MIB).fill(0x11).create().await?;
+    disk.bitmap("stored").with(|call| call.action(BitmapAction::Add)).await?;
+    let vm = t.host().launch().await?;
+    vm.add_node(inactive(&disk)).await?;
+    let add = json!({"node": "disk", "name": "stored"});
+    // It may be refused.
+    let _ = vm.cmd("block-dirty-bitmap-add", add).outcome().await?;
+    set_active(&vm, "disk", true).await?;
+    vm.node("disk").write(0x22, 0..CLUSTER).await?;
+    vm.bitmap("disk", "stored")
+        .assert(json!({"count": CLUSTER, "persistent": true}))
+        .await?;
+    vm.shutdown().await?;
+    disk.assert_reads(&[(0x11, 0..MIB), (0x22, 0..CLUSTER)]).await
+}
+
 /// A chain whose guest has migrated and goes on here after all has its bitmaps again, also those of its read-only
 /// base.
 #[case(groups = [QUICK, BITMAP, MIGRATION], host = System, guest = RunningIdle)]
@@ -606,9 +638,11 @@ async fn is_handed_over(t: &mut Test, way: &Way) -> CaseResult {
 /// See docs/qemu-findings.md.
 const DIES: KnownBug = known(
     "a write that a throttle node lets go goes to a node that is to be inactive",
-    "died of SIGABRT",
-    AllOf(&[since(10, 0), before(10, 1)]),
-);
+    "Assertion `child->perm & BLK_PERM_WRITE' failed",
+    // Which release between these two mended it is not known.
+    AllOf(&[since(10, 0), before(11, 1)]),
+)
+.intermittent();
 
 /// Where the client writes.
 const FIRST: std::ops::Range<u64> = clusters(0..4);
@@ -653,7 +687,7 @@ async fn has_been_written_to_before(t: &mut Test) -> CaseResult {
 /// See docs/qemu-findings.md.
 const WRITES: KnownBug = known(
     "another name of a backing file is written into the header of an inactive image",
-    "died of SIGABRT",
+    "Assertion `!(bs->open_flags & BDRV_O_INACTIVE)' failed",
     since(10, 0),
 );
 

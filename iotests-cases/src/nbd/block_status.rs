@@ -124,7 +124,10 @@ async fn holes_stay_holes_whatever_is_asked(
         for contexts in [asked.contexts, asked.again, asked.contexts] {
             let client = nbd::Client::builder().contexts(contexts.iter().copied());
             let client = client.connect_uri(&uri).await?;
-            for (context, map) in client.maps(0..MIB).await? {
+            let maps = client.maps(0..MIB).await?;
+            check!(maps.len() == contexts.len());
+            for (context, map) in maps {
+                check!(map.last().map(MapEntry::end) == Some(MIB));
                 match &*context {
                     ALLOCATION => check!(with_data(&map) == data, "{map:x?}"),
                     _ => check!(map.iter().all(|piece| piece.status == 1), "{map:x?}"),

@@ -20,7 +20,7 @@ const BEFORE: [&str; 8] = [
 /// below; where it has one, it is refused and nothing changes. What is written to a part of it afterwards leaves the
 /// rest.
 #[case(
-    host = Host::None, rows = KINDS,
+    host = Host::None, rows = KINDS, unsupported_imgopts = ["preallocation"],
     excluded = [exclude(&["data-file"], "it has no compressed data")],
 )]
 async fn take_the_place_of_zeroes(t: &mut Test, kind: &Kind) -> CaseResult {

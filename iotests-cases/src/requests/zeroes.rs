@@ -19,7 +19,7 @@ fn assert_freed(disk: &Image, before: u64, freed: u64) -> CaseResult {
         CLUSTER
     };
     check!(
-        now.abs_diff(before - freed) < other,
+        now.abs_diff(before.saturating_sub(freed)) < other,
         "{now} bytes are allocated, of {before}, of which {freed} should be free"
     );
     Ok(())
@@ -144,7 +144,7 @@ const HOLES: KnownBug = known(
 /// The same, where it is the format that makes them.
 const UNPLACED: KnownBug = known(
     "zeroes that may make holes lose their place in a qcow2 image that takes no discards (d05ae948cc)",
-    "expected Some((131072..327680, true))",
+    "expected Some((65536..458752, true))",
     AllOf(&[before(9, 1), OnFormat(QCOW2)]),
 )
 .only(&[
@@ -152,8 +152,8 @@ const UNPLACED: KnownBug = known(
     &["if-the-format-takes-no-discards", "*"],
 ]);
 
-const ZEROED: Range<u64> = 2 * CLUSTER..5 * CLUSTER;
-const DISCARDED: Range<u64> = 8 * CLUSTER..11 * CLUSTER;
+const ZEROED: Range<u64> = CLUSTER..7 * CLUSTER;
+const DISCARDED: Range<u64> = 8 * CLUSTER..14 * CLUSTER;
 
 /// Zeroes that may make holes, and discards, make none where a layer takes no discards, and zeroes are there all
 /// the same.
@@ -163,7 +163,7 @@ async fn make_no_holes(t: &mut Test, discards: &Discards, client: &bool) -> Case
     let before = raw::allocated(disk.filename())?;
     let file = disk.protocol_node().set("discard", discards.file);
     let node = disk.node().set("discard", discards.format).file(file);
-    let [zeroed, discarded] = [ZEROED, DISCARDED].map(|range| (range.start, 3 * CLUSTER));
+    let [zeroed, discarded] = [ZEROED, DISCARDED].map(|range| (range.start, 6 * CLUSTER));
     if *client {
         let vm = t.host().blockdev(node).launch().await?;
         let client = vm.export("disk").writable().await?.client().await?;
@@ -187,7 +187,7 @@ async fn make_no_holes(t: &mut Test, discards: &Discards, client: &bool) -> Case
     }
     disk.assert_reads(&expected).await?;
     disk.assert_clean().await?;
-    assert_freed(&disk, before, if format && file { 6 * CLUSTER } else { 0 })?;
+    assert_freed(&disk, before, if format && file { 12 * CLUSTER } else { 0 })?;
     if t.format() == QCOW2 {
         let zeroes = zeroes(&disk).await?;
         check!(zeroes.first() == Some(&(ZEROED, !format)));

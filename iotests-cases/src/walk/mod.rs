@@ -217,7 +217,9 @@ mod tests {
         ];
         for (number, kind) in kinds.into_iter().enumerate() {
             let count = all.iter().filter(|step| kind(step)).count();
-            assert!(count > 15, "kind {number}: {count} of {}", all.len());
+            // There is seldom room for a stream beside a job.
+            let enough = if number == 15 { 10 } else { 20 };
+            assert!(count > enough, "kind {number}: {count} of {}", all.len());
         }
     }
 
