@@ -2,6 +2,8 @@
 
 use iotests_core::prelude::*;
 
+use super::{WAYS, change};
+
 defaults! {
     formats = [QCOW2], groups = [RW, QUICK, BITMAP], host = Any,
 }
@@ -42,12 +44,6 @@ rows! {
     "a-coarser-one-at-the-end" => (512, &[]), &[(2 * MIB, &[(MIB - 512, MIB)])], &[(0, MIB)];
 }
 
-rows! {
-    WAYS: bool;
-    "by-itself" => false;
-    "in-a-transaction" => true;
-}
-
 /// A bitmap into which others are merged is dirty where it or one of them was, and nowhere else, and records on;
 /// the others stay as they were.
 #[case(rows = (MERGES, WAYS))]
@@ -72,11 +68,7 @@ async fn have_what_all_of_them_had(t: &mut Test, row: &Merge, in_transaction: &b
     let then = record("then", (row.target.0, row.then)).await?;
 
     let arguments = json!({"node": "disk", "target": "target", "bitmaps": names});
-    let merge = json!({"type": "block-dirty-bitmap-merge", "data": arguments});
-    match in_transaction {
-        true => vm.cmd("transaction", json!({"actions": [merge]})).await?,
-        false => vm.bitmap("disk", "target").merge(names.clone()).await?,
-    };
+    change(&vm, "block-dirty-bitmap-merge", arguments, *in_transaction).await?;
 
     check!(vm.bitmap("disk", "target").sha256().await? == then);
     for (name, before) in names.iter().zip(before) {

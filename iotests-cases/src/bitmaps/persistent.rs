@@ -7,6 +7,7 @@ use imgtools::qcow2;
 use iotests_core::author::MachineBuilder;
 use iotests_core::prelude::*;
 
+use super::{WAYS, change};
 use crate::json::items;
 
 defaults! {
@@ -261,12 +262,6 @@ async fn are_stored_each_as_it_is(t: &mut Test) -> CaseResult {
     disk.info().json().await?.assert_absent("format-specific/data/bitmaps")
 }
 
-rows! {
-    WAYS: bool;
-    "by-itself" => false;
-    "in-a-transaction" => true;
-}
-
 /// A persistent bitmap that is removed before its image was closed has gone; the one that is stored stays.
 #[case(rows = WAYS)]
 async fn goes_before_it_is_stored(t: &mut Test, in_transaction: &bool) -> CaseResult {
@@ -280,18 +275,11 @@ async fn goes_before_it_is_stored(t: &mut Test, in_transaction: &bool) -> CaseRe
     vm.bitmap("disk", "new").add().persistent().await?;
     vm.node("disk").write(0x11, 0..CLUSTER).await?;
     let new = json!({"node": "disk", "name": "new"});
-    match in_transaction {
-        true => {
-            let removal = json!({"type": "block-dirty-bitmap-remove", "data": new});
-            vm.cmd("transaction", json!({"actions": [removal]})).await?
-        }
-        false => vm.bitmap("disk", "new").remove().await?,
-    };
+    change(&vm, "block-dirty-bitmap-remove", new, *in_transaction).await?;
     check!(!vm.bitmap("disk", "new").exists().await?);
     vm.shutdown().await?;
-    let names: Vec<_> = qcow2::Image::open(disk.file())?.bitmaps()?;
-    let names: Vec<_> = names.iter().map(|bitmap| bitmap.name.as_str()).collect();
-    check!(names == ["bitmap0"]);
+    let stored = qcow2::Image::open(disk.file())?.bitmaps()?;
+    check!(stored.iter().map(|bitmap| &bitmap.name).eq(["bitmap0"]));
     disk.assert_clean().await
 }
 

@@ -420,8 +420,7 @@ async fn serves_several_readers(t: &mut Test, range: &Range<u64>) -> CaseResult 
     let vm = vm.blockdev(&copies).launch().await?;
     let export = freeze(&vm, &json!({})).await?;
     let first = export.client().await?;
-    let other = nbd::Client::builder().context("base:allocation");
-    let other = other.connect_uri(&export.uri()?.parse()?).await?;
+    let other = crate::nbd::allocation_client(&export.uri()?).await?;
 
     let held = vm.disk("disk").hold("read_aio").await?;
     let read = async { Ok(first.read(AT.start, CLUSTER).await?) };

@@ -7,6 +7,7 @@ use iotests_core::prelude::*;
 use nbd::proto::{BaseAllocation, CommandFlags};
 
 use crate::json::{items, number};
+use crate::nbd::allocation_client;
 use crate::threads::{CLIENT_LEAVES, THREADS, with_disk};
 
 defaults! {
@@ -258,8 +259,7 @@ async fn preallocated_metadata_stand_still(t: &mut Test, keeper: &Keeper) -> Cas
 
 /// A client is told nowhere that there are zeroes where the disk had something else.
 async fn assert_data_is_reported(export: &Export, content: &Content) -> CaseResult {
-    let client = nbd::Client::builder().context("base:allocation");
-    let client = client.connect_uri(&export.uri()?.parse()?).await?;
+    let client = allocation_client(&export.uri()?).await?;
     let pieces = client.map("base:allocation", 0..SIZE).await?;
     let zeroes = pieces.iter().filter(|piece| piece.base().contains(BaseAllocation::ZERO));
     for piece in zeroes {

@@ -206,11 +206,10 @@ async fn with_leaks_are_counted_when_they_are_repaired(t: &mut Test) -> CaseResu
     file.set_len((end + 1) * CLUSTER)?;
     Edit::Be16(block + 2 * end, 1).apply(&image)?;
 
-    let check = ["check", "-f", "qcow2", "--output=json", image.filename()];
-    let found = t.qemu_img(check).any_status().await?;
+    let found = image.check().any_status().await?;
     let found: Value = serde_json::from_slice(&found.stdout)?;
     check!(found["leaks"] == 1, "{found}");
-    let repaired = t.qemu_img(check.into_iter().chain(["-r", "all"])).json().await?;
+    let repaired = image.check().with(|call| call.repair(Repair::All)).json().await?;
     check!(repaired["leaks-fixed"] == 1, "{repaired}");
     check!(repaired["leaks"].is_null(), "{repaired}");
     image.assert_clean().await?;

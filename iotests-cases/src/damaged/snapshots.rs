@@ -1,5 +1,6 @@
 //! Internal snapshots of a qcow2 image with an invalid snapshot table.
 
+use imgtools::img::Repair;
 use imgtools::qcow2;
 use iotests_core::prelude::*;
 
@@ -29,10 +30,8 @@ async fn are_not_followed(t: &mut Test, damage: &Damage) -> CaseResult {
     let image = t.image("disk").size(4 * MIB).fill(0x11).create().await?;
     image.snapshot("then").await?;
     image.write(0x22, 0..CLUSTER).await?;
-    let bytes = std::fs::read(image.file())?;
-    // Where the header names the table of snapshots.
-    let entry = be64(&bytes, 64)?;
-    (damage.edit)(entry, be64(&bytes, entry)?).apply(&image)?;
+    let snapshot = only_snapshot(&image)?;
+    (damage.edit)(snapshot.entry_offset, snapshot.l1_table_offset).apply(&image)?;
 
     let file = image.file_bytes()?;
     image.go_back_to("then").expect_error(damage.error).await?;
@@ -57,35 +56,23 @@ async fn that_say_too_much_are_repaired(t: &mut Test) -> CaseResult {
     let image = t.image("disk").size(4 * MIB).fill(0x11).create().await?;
     image.snapshot("then").await?;
     image.write(0x22, 0..CLUSTER).await?;
-    let bytes = std::fs::read(image.file())?;
-    let entry = be64(&bytes, 64)?;
+    let entry = only_snapshot(&image)?.entry_offset;
     // Behind what is fixed is the length of what is not; the table has a cluster, and zeroes behind its only entry.
     Edit::Be32(entry + 36, 2000).apply(&image)?;
 
     let checked = image.check().any_status().await?;
     check!(!checked.status.is_success(), "a check finds nothing");
-    let repair = [
-        "check",
-        "-f",
-        "qcow2",
-        "-r",
-        "all",
-        "--output=json",
-        image.filename(),
-    ];
-    let repaired = t.qemu_img(repair).json().await?;
+    let repaired = image.check().with(|call| call.repair(Repair::All)).json().await?;
     check!(repaired["corruptions-fixed"] == 1, "{repaired}");
     image.assert_clean().await?;
     image.assert_reads(&[(0x11, 0..4 * MIB), (0x22, 0..CLUSTER)]).await?;
     // Its name was behind what is cut, so that only its place in the list is left.
-    let snapshots = qcow2::Image::open(image.file())?.snapshots()?;
-    check!(snapshots.len() == 1);
-    Ok(())
+    only_snapshot(&image).map(drop)
 }
 
-/// Eight bytes of a file.
-fn be64(bytes: &[u8], at: u64) -> CaseResult<u64> {
-    let at = bytes.get(at as usize..).and_then(|rest| rest.first_chunk());
-    at.map(|at| u64::from_be_bytes(*at))
-        .ok_or_else(|| Failure::new("an offset behind the file"))
+/// The snapshot that an image has.
+fn only_snapshot(image: &Image) -> CaseResult<qcow2::Snapshot> {
+    let mut snapshots = qcow2::Image::open(image.file())?.snapshots()?;
+    check!(snapshots.len() == 1);
+    Ok(snapshots.remove(0))
 }

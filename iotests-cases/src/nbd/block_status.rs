@@ -6,6 +6,7 @@ use iotests_core::prelude::*;
 use nbd::client::MapEntry;
 use nbd::proto::{BaseAllocation, CommandFlags};
 
+use super::allocation_client;
 use crate::json::items;
 
 defaults! { formats = [QCOW2], groups = [QUICK] }
@@ -35,8 +36,7 @@ async fn holes_of_a_file_are_holes(t: &mut Test) -> CaseResult {
     let data = 256 * KIB..512 * KIB;
     let disk = t.image("disk").size(MIB).write(0xcd, data.clone()).create().await?;
     let server = t.nbd_server(&disk).export("exp").start().await?;
-    let client = nbd::Client::builder().context("base:allocation");
-    let client = client.connect_uri(&server.uri().parse()?).await?;
+    let client = allocation_client(&server.uri()).await?;
     assert_reported(&client, &[data]).await?;
     client.disconnect().await?;
     Ok(())
@@ -49,8 +49,7 @@ async fn written_zeroes_are_holes(t: &mut Test) -> CaseResult {
     let disk = t.image("disk").size(MIB).fill(0xcd).create().await?;
     t.qemu_io(["-c", "write -z -u 256k 512k", disk.filename()]).await?;
     let server = t.nbd_server(&disk).export("exp").start().await?;
-    let client = nbd::Client::builder().context("base:allocation");
-    let client = client.connect_uri(&server.uri().parse()?).await?;
+    let client = allocation_client(&server.uri()).await?;
     let (first, second) = (256 * KIB, 768 * KIB);
     assert_reported(&client, &[0..first, second..MIB]).await?;
     for (flags, pieces) in [(CommandFlags::empty(), 3), (CommandFlags::REQ_ONE, 1)] {
@@ -190,8 +189,7 @@ async fn assert_first_half_has_data(t: &Test, uri: &str) -> CaseResult {
         let reported: Value = reported.into_iter().map(|key| (key, extent[key].clone())).collect();
         t.log(Entry::from(reported).ordered());
     }
-    let client = nbd::Client::builder().context("base:allocation");
-    let client = client.connect_uri(&uri.parse()?).await?;
+    let client = allocation_client(uri).await?;
     assert_reported(&client, std::slice::from_ref(&(0..512 * KIB))).await?;
     client.disconnect().await?;
     t.golden()

@@ -16,3 +16,9 @@ mod wire;
 
 /// What a client prints, since 11, that is closed when there is no server to flush to.
 const CLOSED: &str = "Failed flush for 'nbd+unix:";
+
+/// A client that asks what is allocated.
+pub(crate) async fn allocation_client(uri: &str) -> CaseResult<nbd::Client> {
+    let client = nbd::Client::builder().context("base:allocation");
+    Ok(client.connect_uri(&uri.parse()?).await?)
+}

@@ -219,7 +219,7 @@ impl<'t> Host<'t> {
             }
         }
         if let Some(step) = &job.beside {
-            self.beside(step).await?;
+            Box::pin(self.act(model, step)).await?;
         }
         if job.is_cancelled_early() {
             running.force_cancel().await?;
@@ -252,20 +252,63 @@ impl<'t> Host<'t> {
         Ok(())
     }
 
-    /// What is done while a job is held.
-    async fn beside(&self, step: &Step) -> CaseResult {
+    /// Does a step, also beside another one. The model is that of before.
+    async fn act(&self, model: &Model, step: &Step) -> CaseResult {
         let vm = self.vm()?;
+        let active = model.active().name.as_str();
+        let disk = vm.disk(&model.disk_name);
         match step {
+            Step::Io(request) => io(&disk, request).await,
+            Step::Together(ios) => together(vm, active, ios).await,
+            Step::Broken(request, fault) => {
+                self.begin(model, fault).await?;
+                let _ = io(&disk, request).await;
+                self.end(model, fault).await?;
+                io(&disk, request).await
+            }
+            Step::Snapshot { node, overlay, .. } => {
+                vm.add_node(self.node(overlay, model)?.no_backing()).await?;
+                vm.snapshot(node, overlay).await?;
+                Ok(())
+            }
+            Step::Commit { top, base, .. } => {
+                let start = || {
+                    let start = vm.commit(active).base(base);
+                    match top == active {
+                        true => start,
+                        false => start.top(top),
+                    }
+                };
+                self.job(model, step, start).await
+            }
+            Step::Stream { top, base, .. } => {
+                let start = || match base {
+                    Some(base) => vm.stream(top).base(base),
+                    None => vm.stream(top),
+                };
+                self.job(model, step, start).await
+            }
+            Step::Mirror { .. } => self.mirror(model, step).await,
+            Step::Backup { .. } => self.backup(model, step).await,
             Step::Bitmap {
                 node,
                 name,
                 change: what,
             } => change(vm, node, name, what).await,
-            Step::Stream { top, base, .. } => {
-                stream(vm, top, base.as_ref()).start().await?.wait().await?;
+            Step::Transaction { node, actions } => self.transaction(model, node, actions).await,
+            Step::Resize { size } => {
+                let arguments = json!({"node-name": active, "size": size});
+                vm.cmd("block_resize", arguments).await?;
                 Ok(())
             }
-            _ => Ok(()),
+            Step::Reopen { node, how, ios } => self.reopening(model, node, how, ios).await,
+            Step::Frozen(ios) => self.frozen(model, ios).await,
+            // It is the machine's end; see who calls.
+            Step::Restart { .. } => Ok(()),
+            Step::Refused(refusal) => {
+                let command = vm.cmd(refusal.command, &refusal.arguments);
+                command.refused(refusal.says).await
+            }
         }
     }
 
@@ -483,14 +526,6 @@ async fn together(vm: &Machine, active: &str, ios: &[Io]) -> CaseResult {
     export.remove().await
 }
 
-fn stream(vm: &Machine, top: &str, base: Option<&String>) -> JobBuilder {
-    let start = vm.stream(top);
-    match base {
-        Some(base) => start.base(base),
-        None => start,
-    }
-}
-
 async fn change(vm: &Machine, node: &str, name: &str, change: &Change) -> CaseResult {
     let bitmap = vm.bitmap(node, name);
     match change {
@@ -553,59 +588,7 @@ impl Qemu for Host<'_> {
     }
 
     async fn run(&mut self, model: &Model, step: &Step) -> CaseResult {
-        let vm = self.vm()?;
-        let active = model.active().name.as_str();
-        let disk = vm.disk(&model.disk_name);
-        match step {
-            Step::Io(request) => io(&disk, request).await,
-            Step::Together(ios) => together(vm, active, ios).await,
-            Step::Broken(request, fault) => {
-                self.begin(model, fault).await?;
-                let _ = io(&disk, request).await;
-                self.end(model, fault).await?;
-                io(&disk, request).await
-            }
-            Step::Snapshot { node, overlay, .. } => {
-                vm.add_node(self.node(overlay, model)?.no_backing()).await?;
-                vm.snapshot(node, overlay).await?;
-                Ok(())
-            }
-            Step::Commit { top, base, .. } => {
-                let start = || {
-                    let start = vm.commit(active).base(base);
-                    match top == active {
-                        true => start,
-                        false => start.top(top),
-                    }
-                };
-                self.job(model, step, start).await
-            }
-            Step::Stream { top, base, .. } => {
-                let start = || stream(vm, top, base.as_ref());
-                self.job(model, step, start).await
-            }
-            Step::Mirror { .. } => self.mirror(model, step).await,
-            Step::Backup { .. } => self.backup(model, step).await,
-            Step::Bitmap {
-                node,
-                name,
-                change: what,
-            } => change(vm, node, name, what).await,
-            Step::Transaction { node, actions } => self.transaction(model, node, actions).await,
-            Step::Resize { size } => {
-                let arguments = json!({"node-name": active, "size": size});
-                vm.cmd("block_resize", arguments).await?;
-                Ok(())
-            }
-            Step::Reopen { node, how, ios } => self.reopening(model, node, how, ios).await,
-            Step::Frozen(ios) => self.frozen(model, ios).await,
-            // It is the machine's end; see who calls.
-            Step::Restart { .. } => Ok(()),
-            Step::Refused(refusal) => {
-                let command = vm.cmd(refusal.command, &refusal.arguments);
-                command.refused(refusal.says).await
-            }
-        }
+        self.act(model, step).await
     }
 
     async fn remove_node(&mut self, name: &str) -> CaseResult {

@@ -178,8 +178,7 @@ const PLANTS: [(&str, Plant); 18] = [
     (
         "a stream beside another job loses a sector",
         |model, _, step| {
-            let beside = step.job().and_then(|job| job.beside.as_deref());
-            if let Some(Step::Stream { top, .. }) = beside {
+            if let Some(Step::Stream { top, .. }) = step.beside() {
                 spoil(model.chain.iter_mut().find(|layer| layer.name == *top));
             }
         },
@@ -187,8 +186,7 @@ const PLANTS: [(&str, Plant); 18] = [
     (
         "a bitmap of a busy disk is not changed",
         |model, before, step| {
-            let beside = step.job().and_then(|job| job.beside.as_deref());
-            if let Some(Step::Bitmap { node, .. }) = beside
+            if let Some(Step::Bitmap { node, .. }) = step.beside()
                 && let Some(layer) = model.chain.iter_mut().find(|layer| layer.name == *node)
             {
                 layer.bitmaps.clone_from(&before.active().bitmaps);

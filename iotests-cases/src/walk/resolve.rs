@@ -85,9 +85,11 @@ impl Resolver {
 
     pub(super) fn step(&mut self, op: &Op) -> Option<Step> {
         let mut step = self.any_step(op)?;
-        let beside = op.beside().and_then(|raw| self.beside(&step, raw));
-        if let Some(job) = step.job_mut().filter(|job| job.fault.is_none()) {
-            job.beside = beside.map(Box::new);
+        if let Some(raw) = op.beside()
+            && !step.has_fault()
+        {
+            let beside = self.beside(&step, raw).map(Box::new);
+            step.job_mut()?.beside = beside;
         }
         let after = self.model.after(&step);
         let had_data_file = |node: &str| {
@@ -167,12 +169,13 @@ impl Resolver {
     fn stream(&mut self, top: usize, base: Option<usize>, raw: &RawJob) -> Option<Step> {
         let names = self.names();
         // What a layer that goes hid behind its end would show (docs/qemu-findings.md).
-        let gone = &self.model.chain[base.map_or(0, |base| base + 1)..top];
+        let first = base.map_or(0, |base| base + 1);
+        let gone = &self.model.chain[first..top];
         let size = self.model.chain[top].shape.size;
         if base.is_some() && gone.iter().any(|layer| layer.shape.size < size) {
             return None;
         }
-        let nodes = &names[base.map_or(0, |base| base + 1)..=top];
+        let nodes = &names[first..=top];
         let mut job = self.job(raw, false, top == names.len() - 1, nodes);
         if self.is_left_alone(top, base) {
             job.held.clear();

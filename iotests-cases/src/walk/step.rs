@@ -266,6 +266,12 @@ impl Step {
         }
     }
 
+    /// What is done while its job is held.
+    #[cfg(test)]
+    pub(super) fn beside(&self) -> Option<&Step> {
+        self.job()?.beside.as_deref()
+    }
+
     pub(super) fn job_mut(&mut self) -> Option<&mut Job> {
         match self {
             Step::Commit { job, .. }

@@ -47,15 +47,21 @@ async fn strace_follows_the_process() {
     if !on_path("strace") {
         return skip_optional("strace");
     }
+    let trace = traced(StorageDaemon::builder(tool), &[]).await;
+    assert!(trace.contains("exited with 0"));
+}
+
+/// What strace writes of a daemon from its start to its end.
+async fn traced(builder: machine::Builder<StorageDaemon>, options: &[&str]) -> String {
     let dir = tempfile::tempdir().unwrap();
     let output = dir.path().join("trace");
     let wrapper = Wrapper::Strace {
         output: Some(output.clone()),
-        options: Vec::new(),
+        options: options.iter().map(|option| (*option).to_owned()).collect(),
     };
-    let daemon = StorageDaemon::builder(tool).wrapper(wrapper).launch().await.unwrap();
+    let daemon = builder.wrapper(wrapper).launch().await.unwrap();
     daemon.shutdown().await.unwrap();
-    assert!(std::fs::read_to_string(output).unwrap().contains("exited with 0"));
+    std::fs::read_to_string(output).unwrap()
 }
 
 /// In the thread of the monitor, a client that is early can be accepted by two threads at once.
@@ -66,15 +72,9 @@ async fn a_monitor_that_listens_takes_its_launcher_before_it_has_a_thread() {
         return skip_optional("strace");
     }
     let dir = tempfile::tempdir().unwrap();
-    let trace = dir.path().join("trace");
-    let wrapper = Wrapper::Strace {
-        output: Some(trace.clone()),
-        options: ["-e", "trace=execve,accept,accept4"].map(String::from).to_vec(),
-    };
     let monitor = machine::Monitor::Listen(dir.path().join("monitor"));
-    let builder = StorageDaemon::builder(tool).wrapper(wrapper).monitor(monitor);
-    builder.launch().await.unwrap().shutdown().await.unwrap();
-    let trace = std::fs::read_to_string(trace).unwrap();
+    let builder = StorageDaemon::builder(tool).monitor(monitor);
+    let trace = traced(builder, &["-e", "trace=execve,accept,accept4"]).await;
     let (first, _) = trace.split_once(" execve(").expect(&trace);
     let begins = |line: &&str| line.contains(" accept") && !line.contains(" resumed");
     let accepts: Vec<_> = trace.lines().filter(begins).collect();
