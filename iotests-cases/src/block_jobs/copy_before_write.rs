@@ -189,7 +189,7 @@ rows! {
         upstream = "copy-before-write::TestCbwError::test_break_snapshot_policy_forwarding";
 }
 
-/// The filter of a backup fails the guest or breaks its snapshot as the backup was told; if it was told nothing, it fails the guest.
+/// The filter of a backup fails the guest or breaks its snapshot as the backup asks for; by default it fails the guest.
 #[case(groups = [QUICK], rows = POLICIES, needs = [Driver("blkdebug")])]
 async fn obeys_the_backup_that_it_belongs_to(t: &mut Test, policy: &Option<&str>) -> CaseResult {
     let disk = t.image("disk").size(SIZE).content(old()).create().await?;
@@ -249,7 +249,7 @@ impl Held {
     }
 }
 
-/// See docs/qemu-findings.md. For how a guest of a daemon is told, see [`timed_out`].
+/// See docs/qemu-findings.md. For what a guest of a daemon gets, see [`timed_out`].
 const OVERFLOWS: [KnownBug; 2] = [
     known(
         CUT,

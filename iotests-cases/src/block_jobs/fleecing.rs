@@ -230,7 +230,7 @@ async fn a_backup_has_the_disk_as_it_was(t: &mut Test) -> CaseResult {
     copy.assert_clean().await
 }
 
-/// The same, as its client is told.
+/// The same, as it is reported to a client.
 const TOLD: KnownBug = known(
     "a snapshot reports zeroes where the guest wrote zeroes later",
     "are no zeroes",
